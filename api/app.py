@@ -1,0 +1,90 @@
+"""The web side: `uvicorn api.app:app`. Opens its parts with the app, closes them with it, and knows no torch."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import httpx
+from anyio import to_thread
+from fastapi import FastAPI
+
+from api import attune, chat, errors, files, health, jobs, models, operators
+from api.auth import Gate
+from api.background import create_background
+from api.body import Pace
+from api.edge import Edge
+from api.metrics import Requests
+from api.parts import Parts
+from core import catalog
+from core.db import Database, open_database
+from core.logs import configure_logs
+from core.serve_token import serve_token
+from core.settings import Settings, load_settings
+from core.storage import open_storage
+
+GENERATION_S = 600.0  # as long as OpenAI's clients wait
+CONNECT_S = 3.0
+
+
+def create_app(settings: Settings, *, with_background: bool = True, pace: Pace | None = None) -> FastAPI:
+    """The app over `settings`; nothing is opened before it starts.
+
+    `with_background=False`: answer requests only, where another process prepares jobs and rings workers.
+    """
+    requests = Requests()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        configure_logs(settings.log_level)
+        parts = await to_thread.run_sync(_open, settings, requests, with_background)
+        app.state.parts = parts
+        if parts.background is not None:
+            parts.background.start()
+        try:
+            yield
+        finally:
+            if parts.background is not None:
+                await to_thread.run_sync(parts.background.stop)
+            await parts.http.aclose()
+            parts.database.close()
+
+    app = FastAPI(
+        title="Attune",
+        description="Fine-tuning as a service of your own, in OpenAI's words.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    errors.install(app)
+    for module in (health, files, jobs, models, chat, attune, operators):
+        app.include_router(module.router)
+    app.add_middleware(Gate, pace=pace or Pace())
+    app.add_middleware(Edge, requests=requests)  # the last added is the outermost
+    return app
+
+
+def _open(settings: Settings, requests: Requests, with_background: bool) -> Parts:
+    database = open_database(settings.resolved_database_url)
+    storage = open_storage(settings)
+    _register_bases(database, settings)
+    limits = httpx.Limits(max_connections=256, max_keepalive_connections=32)
+    return Parts(
+        settings=settings,
+        database=database,
+        storage=storage,
+        # trust_env: servers are our own neighbours, and no proxy stands between
+        http=httpx.AsyncClient(timeout=httpx.Timeout(GENERATION_S, connect=CONNECT_S), limits=limits, trust_env=False),
+        serve_token=serve_token(settings),
+        requests=requests,
+        background=create_background(settings, database, storage) if with_background else None,
+    )
+
+
+def _register_bases(database: Database, settings: Settings) -> None:
+    with database.begin() as session:
+        catalog.register(session, settings)
+
+
+app = create_app(load_settings())

@@ -1,0 +1,90 @@
+"""Who is asking, and is the body one that we take? Settled from the headers, before a byte of the body is read.
+
+(A FastAPI dependency comes too late: an upload's form is read before it runs.) A refusal closes the connection.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from anyio import to_thread
+from fastapi import FastAPI
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.body import Body, Pace, too_large
+from api.errors import error_response
+from api.parts import Parts
+from core import projects
+from core.db import Database
+from core.errors import AttuneError
+from core.projects import Principal
+
+GUARDED = "/v1/"
+UPLOAD = ("POST", "/v1/files")
+FORM_BYTES = 1024 * 1024  # of an upload's form beside the file itself
+
+
+class Gate:
+    def __init__(self, app: ASGIApp, pace: Pace) -> None:
+        self._app = app
+        self._pace = pace
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        parts = cast(Parts, cast(FastAPI, scope["app"]).state.parts)
+        settings = parts.settings
+        is_upload = (scope["method"], scope["path"]) == UPLOAD
+        max_bytes = settings.max_file_bytes + FORM_BYTES if is_upload else settings.max_json_bytes
+        body = Body(scope, receive, max_bytes, self._pace)
+        send = body.closing(send)
+        try:
+            _check_url(scope)
+            headers = Headers(scope=scope)
+            if f"{scope['path']}/".startswith(GUARDED):
+                key = bearer(headers)
+                scope["state"]["principal"] = await to_thread.run_sync(authenticate, parts.database, key)
+            if headers.get("content-encoding", "identity") != "identity":
+                message = "A compressed body is not accepted; send it without Content-Encoding."
+                raise AttuneError(message, code="unsupported_encoding", status=415)
+            if body.announced > max_bytes:
+                raise too_large(max_bytes)
+        except AttuneError as error:
+            await error_response(error)(scope, receive, send)
+            return
+        await self._app(scope, body.receive, send)
+
+
+def bearer(headers: Headers) -> str:
+    """The one key of the request. Raises the 401 for none, several, or another scheme."""
+    given = headers.getlist("authorization")
+    if not given:
+        message = (
+            "You didn't provide an API key. Send it in a header: Authorization: Bearer YOUR_KEY. "
+            "The first operator's key lies in the file that `attune up` names when it starts."
+        )
+        raise AttuneError(message, code="invalid_api_key", status=401)
+    if len(given) > 1:
+        raise AttuneError("Send one Authorization header, not several.", code="invalid_api_key", status=401)
+    scheme, _, key = given[0].partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        message = "The Authorization header has to read: Bearer YOUR_KEY."
+        raise AttuneError(message, code="invalid_api_key", status=401)
+    return key.strip()
+
+
+def authenticate(database: Database, key: str) -> Principal:
+    with database.read() as session:
+        principal, is_news = projects.authenticate(session, key)
+    if is_news:
+        with database.begin() as session:
+            projects.seen(session, principal.key_id)
+    return principal
+
+
+def _check_url(scope: Scope) -> None:
+    """Postgres takes no NUL in a text, and no id of ours holds one."""
+    if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
+        raise AttuneError("The URL holds a NUL character.", code="invalid_url")

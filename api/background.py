@@ -1,0 +1,40 @@
+"""What runs beside the requests in a web process: the preparation child and the janitor."""
+
+from __future__ import annotations
+
+import threading
+
+from api.janitor import Janitor
+from api.preparation import Preparation
+from core.db import Database
+from core.doorbell import Doorbell
+from core.settings import Settings
+from core.storage import Storage
+
+
+class Background:
+    """Started and stopped with the app. `poke` after a job was created, `poke_workers` after one was queued."""
+
+    def __init__(self, settings: Settings, database: Database, storage: Storage) -> None:
+        self._doorbell = Doorbell(settings, database)
+        self._preparation = Preparation()
+        self._janitor = Janitor(settings, database, storage, self._doorbell)
+
+    def start(self) -> None:
+        self._preparation.start()
+        self._janitor.start()
+
+    def stop(self) -> None:
+        self._janitor.stop()
+        self._preparation.stop()
+
+    def poke(self) -> None:
+        self._preparation.poke()
+
+    def poke_workers(self) -> None:
+        # in a thread: a broker that is away must not hold up the answer
+        threading.Thread(target=self._doorbell.ring_idle, name="ring", daemon=True).start()
+
+
+def create_background(settings: Settings, database: Database, storage: Storage) -> Background:
+    return Background(settings, database, storage)

@@ -1,0 +1,84 @@
+"""The outermost layer: every answer has its request id, timing and security headers, and no bug escapes unnamed."""
+
+from __future__ import annotations
+
+import time
+from typing import cast
+
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.errors import error_response, internal_error
+from api.metrics import Requests
+from core import ids
+
+log = structlog.get_logger()
+OPENAI_VERSION = "2020-10-01"  # the dialect that clients may ask for
+_ALWAYS = {
+    "openai-version": OPENAI_VERSION,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+_UNLESS_SET = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
+_QUIET = ("/healthz", "/readyz", "/metrics")  # asked every few seconds by machines
+
+
+class Edge:
+    def __init__(self, app: ASGIApp, requests: Requests) -> None:
+        self._app = app
+        self._requests = requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = "req_" + ids.random_text(24)
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = time.perf_counter()
+        status: int | None = None
+
+        async def send_marked(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = cast(int, message["status"])
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
+                headers.update(_ALWAYS)
+                for name, value in _UNLESS_SET.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_marked)
+        except ClientDisconnect:
+            status = status or 499  # nobody reads an answer
+        except Exception:
+            log.exception("request_failed", request_id=request_id, method=scope["method"], path=scope["path"])
+            if status is not None:
+                raise  # half an answer is out: the connection has to break
+            await error_response(internal_error(request_id))(scope, receive, send_marked)
+        finally:
+            self._note(scope, request_id, status, time.perf_counter() - started)
+
+    def _note(self, scope: Scope, request_id: str, status: int | None, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self._requests.count(scope["method"], route, status or 0, seconds)
+        principal = scope["state"].get("principal")
+        level = log.debug if scope["path"] in _QUIET else log.info
+        level(
+            "request",
+            request_id=request_id,
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            ms=round(seconds * 1000, 1),
+            key=principal.key_id if principal else None,
+        )

@@ -1,0 +1,205 @@
+"""The objects of fine-tuning as OpenAI's clients know them; what is ours stands in `attune`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from api.wire import Shown
+from core.models import Checkpoint, Job, JobEvent, JobStatus
+from core.spec import BasicChoices, Hyperparameters, Resolved, ShownHyperparameters
+
+
+class JobError(Shown):
+    """Always an object: clients read `job.error.message` without asking whether there is an error."""
+
+    code: str | None = None
+    message: str | None = None
+    param: str | None = None
+
+
+class SupervisedShown(Shown):
+    hyperparameters: ShownHyperparameters
+
+
+class MethodShown(Shown):
+    type: Literal["supervised"] = "supervised"
+    supervised: SupervisedShown
+
+
+class Progress(Shown):
+    step: int  # last reported optimizer step
+    total_steps: int | None
+    snapshot_step: int  # where a lost attempt would go on
+
+
+class JobAttune(Shown):
+    base_model: str
+    requested: Hyperparameters
+    resolved: Resolved | None
+    reasons: dict[str, str] | None
+    plan: dict[str, Any] | None
+    execution: dict[str, Any] | None
+    template_hash: str | None
+    priority: int
+    label: str | None
+    max_duration_s: float | None
+    spent_s: float  # training time of ended attempts
+    attempt: int
+    worker: str | None
+    progress: Progress
+    started_at: int | None
+    cancel_requested: bool
+    pause_requested: bool
+
+
+class JobObject(Shown):
+    id: str
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: int
+    error: JobError
+    fine_tuned_model: str | None
+    finished_at: int | None
+    hyperparameters: ShownHyperparameters
+    model: str
+    organization_id: str
+    result_files: list[str]
+    status: str
+    trained_tokens: int | None
+    training_file: str
+    validation_file: str | None
+    seed: int
+    estimated_finish: int | None
+    integrations: list[dict[str, Any]] | None
+    metadata: dict[str, str] | None
+    method: MethodShown
+    user_provided_suffix: str | None
+    attune: JobAttune
+
+
+class EventObject(Shown):
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    id: str
+    created_at: int
+    level: str
+    message: str
+    type: str
+    data: dict[str, Any] | None
+
+
+class CheckpointMetrics(Shown):
+    step: int
+    train_loss: float | None = None
+    train_mean_token_accuracy: float | None = None
+    valid_loss: float | None = None
+    valid_mean_token_accuracy: float | None = None
+    full_valid_loss: float | None = None
+    full_valid_mean_token_accuracy: float | None = None
+
+
+class CheckpointObject(Shown):
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    id: str
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    step_number: int
+    metrics: CheckpointMetrics
+
+
+class JobList(Shown):
+    object: Literal["list"] = "list"
+    data: list[JobObject]
+    has_more: bool
+
+
+class EventList(Shown):
+    object: Literal["list"] = "list"
+    data: list[EventObject]
+    has_more: bool
+
+
+class CheckpointList(Shown):
+    object: Literal["list"] = "list"
+    data: list[CheckpointObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+def seconds(time: float | None) -> int | None:
+    """Whole seconds since the epoch, as OpenAI's objects have them."""
+    return None if time is None else int(time)
+
+
+def show_job(job: Job) -> JobObject:
+    resolved = None if job.resolved is None else Resolved.model_validate(job.resolved)
+    requested = Hyperparameters.model_validate(job.spec["hyperparameters"])
+    basic: Resolved | BasicChoices = resolved or requested
+    shown = ShownHyperparameters(
+        n_epochs=basic.n_epochs,
+        batch_size=basic.batch_size,
+        learning_rate_multiplier=basic.learning_rate_multiplier,
+    )
+    return JobObject(
+        id=job.id,
+        created_at=int(job.created_at),
+        error=JobError(**(job.error or {})),
+        fine_tuned_model=job.fine_tuned_model,
+        finished_at=seconds(job.finished_at),
+        hyperparameters=shown,
+        model=job.model,
+        organization_id=job.project_id,
+        result_files=job.result_files,
+        status=job.status,
+        trained_tokens=job.trained_tokens,
+        training_file=job.training_file,
+        validation_file=job.validation_file,
+        seed=job.seed,
+        estimated_finish=seconds(job.estimated_finish) if job.status == JobStatus.RUNNING else None,
+        integrations=job.request.get("integrations"),
+        metadata=job.user_metadata,
+        method=MethodShown(supervised=SupervisedShown(hyperparameters=shown)),
+        user_provided_suffix=job.suffix,
+        attune=JobAttune(
+            base_model=job.base_model,
+            requested=requested,
+            resolved=resolved,
+            reasons=job.reasons,
+            plan=job.plan,
+            execution=job.execution,
+            template_hash=job.template_hash,
+            priority=job.priority,
+            label=job.label,
+            max_duration_s=job.max_duration_s,
+            spent_s=round(job.spent_s, 3),
+            attempt=job.attempt,
+            worker=job.worker_id if job.status == JobStatus.RUNNING else None,
+            progress=Progress(step=job.reported_step, total_steps=job.total_steps, snapshot_step=job.snapshot_step),
+            started_at=seconds(job.started_at),
+            cancel_requested=job.cancel_requested,
+            pause_requested=job.pause_requested,
+        ),
+    )
+
+
+def show_event(event: JobEvent) -> EventObject:
+    return EventObject(
+        id=event.id,
+        created_at=int(event.created_at),
+        level=event.level,
+        message=event.message,
+        type=event.type,
+        data=event.data,
+    )
+
+
+def show_checkpoint(checkpoint: Checkpoint) -> CheckpointObject:
+    metrics = {key: value for key, value in checkpoint.metrics.items() if key in CheckpointMetrics.model_fields}
+    return CheckpointObject(
+        id=checkpoint.id,
+        created_at=int(checkpoint.created_at),
+        fine_tuned_model_checkpoint=checkpoint.model_id,
+        fine_tuning_job_id=checkpoint.job_id,
+        step_number=checkpoint.step,
+        metrics=CheckpointMetrics.model_validate({"step": checkpoint.step, **metrics}),
+    )

@@ -1,0 +1,129 @@
+"""/v1/fine_tuning/jobs: create, list, look, cancel, pause, resume, events, checkpoints.
+
+Each answers from one visible transaction; whoever has to act on it is told after the commit.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from starlette.datastructures import QueryParams
+
+from api.job_object import (
+    CheckpointList,
+    EventList,
+    JobList,
+    JobObject,
+    show_checkpoint,
+    show_event,
+    show_job,
+)
+from api.job_request import CreateJob
+from api.parts import Caller, Within
+from core import intake, jobs, published
+from core.models import JobStatus
+
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
+After = Annotated[str | None, Query(max_length=128)]
+_METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
+
+
+@router.post("")
+def create_job(body: CreateJob, caller: Caller, parts: Within) -> JobObject:
+    wanted = body.wanted()
+    with parts.database.begin() as session:
+        job = intake.accept(session, caller.project_id, wanted)
+    parts.poke()
+    return show_job(job)
+
+
+@router.get("")
+def list_jobs(
+    request: Request,
+    caller: Caller,
+    parts: Within,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> JobList:
+    metadata = _metadata_filter(request.query_params)
+    without = request.query_params.get("metadata") == "null"
+    with parts.database.read() as session:
+        rows, has_more = jobs.page(
+            session, caller.project_id, after=after, limit=limit, metadata=metadata, without_metadata=without
+        )
+    return JobList(data=[show_job(row) for row in rows], has_more=has_more)
+
+
+def _metadata_filter(query: QueryParams) -> dict[str, str]:
+    """metadata[key]=value, as the SDK writes a nested object."""
+    found: dict[str, str] = {}
+    for name, value in query.multi_items():
+        if match := _METADATA.fullmatch(name):
+            found[match[1]] = value
+    return found
+
+
+@router.get("/{fine_tuning_job_id}")
+def retrieve_job(fine_tuning_job_id: str, caller: Caller, parts: Within) -> JobObject:
+    with parts.database.read() as session:
+        job = jobs.get(session, caller.project_id, fine_tuning_job_id)
+    return show_job(job)
+
+
+@router.post("/{fine_tuning_job_id}/cancel")
+def cancel_job(fine_tuning_job_id: str, caller: Caller, parts: Within) -> JobObject:
+    with parts.database.begin() as session:
+        job = jobs.cancel(session, caller.project_id, fine_tuning_job_id)
+    return show_job(job)
+
+
+@router.post("/{fine_tuning_job_id}/pause")
+def pause_job(fine_tuning_job_id: str, caller: Caller, parts: Within) -> JobObject:
+    with parts.database.begin() as session:
+        job = jobs.pause(session, caller.project_id, fine_tuning_job_id)
+    return show_job(job)
+
+
+@router.post("/{fine_tuning_job_id}/resume")
+def resume_job(fine_tuning_job_id: str, caller: Caller, parts: Within) -> JobObject:
+    with parts.database.begin() as session:
+        job = jobs.resume(session, caller.project_id, fine_tuning_job_id)
+    if job.status == JobStatus.QUEUED:
+        parts.poke_workers()
+    return show_job(job)
+
+
+@router.get("/{fine_tuning_job_id}/events")
+def list_events(
+    fine_tuning_job_id: str,
+    caller: Caller,
+    parts: Within,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 20,
+) -> EventList:
+    with parts.database.read() as session:
+        job = jobs.get(session, caller.project_id, fine_tuning_job_id)
+        rows, has_more = jobs.events_page(session, job, after=after, limit=limit)
+    return EventList(data=[show_event(row) for row in rows], has_more=has_more)
+
+
+@router.get("/{fine_tuning_job_id}/checkpoints")
+def list_checkpoints(
+    fine_tuning_job_id: str,
+    caller: Caller,
+    parts: Within,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 10,
+) -> CheckpointList:
+    with parts.database.read() as session:
+        job = jobs.get(session, caller.project_id, fine_tuning_job_id)
+        rows, has_more = published.checkpoints_page(session, job, after=after, limit=limit)
+    data = [show_checkpoint(row) for row in rows]
+    return CheckpointList(
+        data=data,
+        first_id=data[0].id if data else None,
+        last_id=data[-1].id if data else None,
+        has_more=has_more,
+    )

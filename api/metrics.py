@@ -1,0 +1,63 @@
+"""GET /metrics: what Prometheus reads. Requests are counted by this process, the rest is asked of the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+
+from core import census
+from core.db import Database
+
+
+class Requests:
+    """Requests of this process, by route and status."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._answered = Counter(
+            "attune_http_requests", "Requests answered", ["method", "route", "status"], registry=self.registry
+        )
+        self._seconds = Histogram(
+            "attune_http_request_seconds",
+            "Time until the answer was sent whole",
+            ["method", "route"],
+            buckets=(0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0),
+            registry=self.registry,
+        )
+
+    def count(self, method: str, route: str, status: int, seconds: float) -> None:
+        """`route` is a pattern such as /v1/files/{file_id}, so that ids do not become labels."""
+        self._answered.labels(method, route, str(status)).inc()
+        self._seconds.labels(method, route).observe(seconds)
+
+
+class _Census:
+    """Asks the database at each scrape."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        with self._database.read() as session:
+            found = census.take(session)
+        jobs = GaugeMetricFamily("attune_jobs", "Jobs by status", labels=["status"])
+        for status, count in found.jobs.items():
+            jobs.add_metric([status], count)
+        yield jobs
+        workers = GaugeMetricFamily("attune_workers", "Workers alive, by what they do", labels=["state"])
+        for state, count in found.workers.items():
+            workers.add_metric([state], count)
+        yield workers
+        yield GaugeMetricFamily("attune_servers", "Generation servers alive", value=found.servers)
+        yield GaugeMetricFamily(
+            "attune_queue_oldest_seconds", "Age of the oldest queued job", value=found.oldest_queued_s
+        )
+
+
+def exposition(requests: Requests, database: Database) -> bytes:
+    """The text of one scrape."""
+    asked = CollectorRegistry()
+    asked.register(_Census(database))
+    return generate_latest(asked) + generate_latest(requests.registry)

@@ -1,0 +1,74 @@
+"""What the endpoints stand on: one database, one store, one HTTP client, opened with the app and closed with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+import httpx
+from fastapi import Depends, Request
+
+from api.background import Background
+from api.metrics import Requests
+from core.db import Database
+from core.errors import AttuneError
+from core.projects import Principal
+from core.settings import Settings
+from core.storage import Storage
+
+
+@dataclass(frozen=True)
+class Parts:
+    settings: Settings
+    database: Database
+    storage: Storage
+    http: httpx.AsyncClient  # to the generation servers
+    serve_token: str  # what our own servers ask for
+    requests: Requests
+    background: Background | None  # None: this process answers requests and does nothing beside them
+
+    def poke(self) -> None:
+        """A job was created: have its files validated."""
+        if self.background is not None:
+            self.background.poke()
+
+    def poke_workers(self) -> None:
+        """A job was queued: have a worker look."""
+        if self.background is not None:
+            self.background.poke_workers()
+
+
+def parts_of(request: Request) -> Parts:
+    return cast(Parts, request.app.state.parts)
+
+
+def principal_of(request: Request) -> Principal:
+    """Whom `api.auth` found before the body was read. Raises the 401 of a path that it does not guard."""
+    principal = request.scope.get("state", {}).get("principal")
+    if not isinstance(principal, Principal):
+        raise AttuneError("This needs an API key.", code="invalid_api_key", status=401)
+    return principal
+
+
+async def _parts(request: Request) -> Parts:  # async: a plain function would cost a trip to a thread
+    return parts_of(request)
+
+
+async def _caller(request: Request) -> Principal:
+    return principal_of(request)
+
+
+async def _operator(request: Request) -> Principal:
+    principal = principal_of(request)
+    if not principal.is_operator:
+        raise AttuneError(
+            "This is for operators: use an operator's key (`attune keys create --operator`).",
+            code="operator_required",
+            status=403,
+        )
+    return principal
+
+
+Within = Annotated[Parts, Depends(_parts)]
+Caller = Annotated[Principal, Depends(_caller)]
+Operator = Annotated[Principal, Depends(_operator)]

@@ -1,0 +1,110 @@
+"""What the janitor removes: objects that no row names any more, expired and deleted files, dead rows.
+
+Each function takes the rows in one short transaction, removes objects after it, and marks what is done.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, exists, or_, select, update
+
+from core.db import Database, db_now
+from core.models import TERMINAL, File, Job, Model, Project, Snapshot
+from core.storage import Storage
+
+BATCH = 50
+
+
+def sweep_finished_jobs(database: Database, storage: Storage, older_than_s: float) -> int:
+    """Remove snapshots and unnamed objects of jobs that ended `older_than_s` ago; returns how many jobs.
+
+    The wait lets an attempt that has lost its lease, and does not know it yet, finish its last upload.
+    """
+    with database.begin() as session:
+        ended = session.scalars(
+            select(Job)
+            .where(Job.status.in_(TERMINAL), Job.swept_at.is_(None), Job.finished_at < db_now() - older_than_s)
+            .limit(BATCH)
+        ).all()
+        for job in ended:
+            session.execute(delete(Snapshot).where(Snapshot.job_id == job.id))
+    for job in ended:
+        _sweep(database, storage, job)
+    return len(ended)
+
+
+def _sweep(database: Database, storage: Storage, job: Job) -> None:
+    prefix = f"projects/{job.project_id}/jobs/{job.id}"
+    with database.read() as session:
+        models = session.scalars(select(Model).where(Model.job_id == job.id, Model.deleted_at.is_(None))).all()
+        results = session.scalars(
+            select(File.storage_key).where(File.id.in_(job.result_files), File.deleted_at.is_(None))
+        ).all()
+    named = {*results, *job.log_keys}
+    kept = tuple(f"{model.storage_prefix}/" for model in models)
+    for entry in list(storage.list(prefix)):
+        if entry.key not in named and not entry.key.startswith(kept):
+            storage.delete(entry.key)
+    with database.begin() as session:
+        session.execute(update(Job).where(Job.id == job.id).values(swept_at=db_now()))
+
+
+def remove_files(database: Database, storage: Storage) -> int:
+    """Delete expired files, and the bytes of files that were deleted; returns how many."""
+    with database.begin() as session:
+        session.execute(
+            update(File)
+            .where(
+                File.deleted_at.is_(None),
+                File.expires_at.is_not(None),
+                File.expires_at < db_now(),
+                # a file that an unfinished job needs is kept until the job has ended
+                ~exists().where(
+                    Job.status.not_in(TERMINAL), or_(Job.training_file == File.id, Job.validation_file == File.id)
+                ),
+            )
+            .values(deleted_at=db_now())
+        )
+        gone = session.scalars(
+            select(File).where(File.deleted_at.is_not(None), File.storage_key != "").limit(BATCH)
+        ).all()
+    for file in gone:
+        storage.delete(file.storage_key)
+        with database.begin() as session:
+            session.execute(update(File).where(File.id == file.id).values(storage_key=""))
+    return len(gone)
+
+
+def remove_models(database: Database, storage: Storage) -> int:
+    """Delete the objects of deleted models and of checkpoints that retention ended; returns how many."""
+    with database.begin() as session:
+        gone = session.scalars(
+            select(Model).where(Model.deleted_at.is_not(None), Model.storage_prefix != "").limit(BATCH)
+        ).all()
+    for model in gone:
+        storage.delete_prefix(model.storage_prefix)
+        with database.begin() as session:
+            session.execute(update(Model).where(Model.id == model.id).values(storage_prefix=""))
+    return len(gone)
+
+
+def sweep_unnamed_uploads(database: Database, storage: Storage, older_than_s: float) -> int:
+    """Remove uploads that no row names: a web process was killed between the bytes and the row. How many."""
+    with database.read() as session:
+        now = session.scalar(select(db_now())) or 0.0
+        projects = session.scalars(select(Project.id)).all()
+    removed = 0
+    for project_id in projects:
+        old = [
+            entry.key
+            for entry in storage.list(f"projects/{project_id}/files")
+            if entry.modified.timestamp() < now - older_than_s
+        ]
+        for start in range(0, len(old), BATCH):
+            batch = old[start : start + BATCH]
+            with database.read() as session:
+                named = set(session.scalars(select(File.storage_key).where(File.storage_key.in_(batch))))
+            for key in batch:
+                if key not in named:
+                    storage.delete(key)
+                    removed += 1
+    return removed

@@ -1,0 +1,51 @@
+"""What an example says once it is read: a conversation, a prompt with its completion, or raw text.
+
+Values only; `core.examples` reads them from JSON and `core.render` turns them into tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from core.jsonl import Json
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A function the assistant calls. `arguments` is the text of a JSON object."""
+
+    name: str
+    arguments: str
+    id: str | None = None
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn. `weight` 0 keeps an assistant's turn out of the loss; other roles are never in it."""
+
+    role: str
+    content: str | None
+    weight: int = 1
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    reasoning_content: str | None = None
+
+
+class Conversation(msgspec.Struct, frozen=True):
+    messages: tuple[Message, ...]
+    tools: tuple[dict[str, Json], ...] = ()
+
+
+class Completion(msgspec.Struct, frozen=True):
+    prompt: str
+    completion: str
+
+
+class Text(msgspec.Struct, frozen=True):
+    text: str
+
+
+Example: TypeAlias = Conversation | Completion | Text

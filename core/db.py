@@ -1,0 +1,115 @@
+"""The database behind one visible `with`: SQLite or Postgres, chosen by the URL and by nothing else.
+
+`begin()` is one writing transaction, `read()` one reading one. Times are seconds since the epoch by the
+database's own clock (`db_now`), so no machine's clock decides about a lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from sqlite3 import Connection as SqliteConnection
+
+from sqlalchemy import Double, create_engine, event, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from core.errors import Unavailable
+
+
+class db_now(FunctionElement[float]):
+    """Seconds since the epoch by the database's clock, as it stands at this statement."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(db_now, "postgresql")
+def _now_on_postgres(element: db_now, compiler: SQLCompiler, **_: object) -> str:
+    # clock_timestamp, not now(): now() stands still within a transaction
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
+
+
+@compiles(db_now, "sqlite")
+def _now_on_sqlite(element: db_now, compiler: SQLCompiler, **_: object) -> str:
+    # unixepoch('subsec') needs SQLite 3.42, and Python 3.11 images carry 3.40
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+class Database:
+    """One engine with its pool. Sessions keep loaded rows usable after commit."""
+
+    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+        self.is_sqlite = url.startswith("sqlite")
+        if self.is_sqlite:
+            Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            self.engine = create_engine(url, connect_args={"timeout": 30.0})
+            event.listen(self.engine, "connect", _prepare_sqlite)
+        else:
+            self.engine = create_engine(
+                url,
+                pool_size=pool_size,
+                max_overflow=pool_size,
+                pool_pre_ping=True,
+                pool_timeout=5.0,
+                connect_args={
+                    "connect_timeout": 5,
+                    "options": "-c idle_in_transaction_session_timeout=60000",
+                },
+            )
+
+    @contextmanager
+    def begin(self) -> Generator[Session]:
+        """One transaction: committed at the end of the block, rolled back when it raises.
+
+        Raises `Unavailable` when the database cannot be reached.
+        """
+        # IMMEDIATE: a deferred BEGIN fails at once when a reader turns writer
+        yield from self._session("BEGIN IMMEDIATE")
+
+    @contextmanager
+    def read(self) -> Generator[Session]:
+        """One consistent look; what is written in it is an error of ours."""
+        yield from self._session("BEGIN DEFERRED")
+
+    def _session(self, sqlite_begin: str) -> Generator[Session]:
+        try:
+            with self.engine.connect() as connection:
+                if self.is_sqlite:
+                    connection.exec_driver_sql(sqlite_begin)
+                with Session(connection, expire_on_commit=False) as session:
+                    yield session
+                    session.flush()
+                    connection.commit()
+        except (OperationalError, InterfaceError, PoolTimeout) as error:
+            raise Unavailable("the database cannot be reached", code="database_unavailable") from error
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise Unavailable("the database went away", code="database_unavailable") from error
+            raise
+
+    def check(self) -> None:
+        """Raise `Unavailable` unless the database answers."""
+        with self.read() as session:
+            session.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    assert isinstance(connection, SqliteConnection)
+    connection.isolation_level = None  # we say BEGIN ourselves
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def open_database(url: str) -> Database:
+    return Database(url)

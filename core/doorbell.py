@@ -1,0 +1,89 @@
+"""Tell an idle worker to look: Celery is the doorbell, the job's row is the queue.
+
+A message carries nothing but "look". Lost, late or doubled messages cost delay and never a job, since the
+janitor rings again; so nothing here waits for a broker that is away, and nothing raises.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import structlog
+from celery import Celery
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
+
+from core.db import Database
+from core.settings import Settings
+from core.workers import idle_workers
+
+LOOK = "attune.look"
+log = structlog.get_logger()
+
+
+def queue_of(worker_id: str) -> str:
+    """Every worker has a queue of its own, so that a ring reaches just the idle one that is meant."""
+    return "attune-" + re.sub(r"[^A-Za-z0-9_-]", "-", worker_id)
+
+
+def celery_app(settings: Settings) -> Celery:
+    """The app of both sides: early ack, no results, no remote control, no retries."""
+    url = settings.resolved_broker_url
+    options: dict[str, object]
+    if urlsplit(url).scheme == "filesystem":
+        folder = Path(urlsplit(url).path)
+        for name in ("messages", "control"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        options = {
+            "data_folder_in": str(folder / "messages"),
+            "data_folder_out": str(folder / "messages"),
+            "control_folder": str(folder / "control"),
+            "polling_interval": 0.1,
+        }
+        url = "filesystem://"
+    else:
+        options = {"socket_connect_timeout": 2, "socket_timeout": 5, "polling_interval": 0.5, "max_retries": 1}
+    app = Celery("attune", broker=url, set_as_current=False)
+    app.conf.update(
+        broker_transport_options=options,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        task_ignore_result=True,
+        task_acks_late=False,
+        worker_prefetch_multiplier=1,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,  # our log lines are structured already
+        task_default_queue=queue_of(settings.worker_name),
+        task_create_missing_queues=True,
+    )
+    return app
+
+
+class Doorbell:
+    """Rings idle workers. One instance a process."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._app = celery_app(settings)
+        self._database = database
+
+    def ring(self, worker_id: str) -> bool:
+        """Send one "look" to one worker; False when the broker could not take it."""
+        try:
+            # exchange "" delivers straight to the queue that the routing key names
+            self._app.send_task(
+                LOOK, exchange="", routing_key=queue_of(worker_id), ignore_result=True, retry=False, expires=60
+            )
+        except (KombuError, RedisError, OSError) as error:
+            log.warning("doorbell_unheard", worker=worker_id, error=str(error))
+            return False
+        return True
+
+    def ring_idle(self) -> int:
+        """Ring once per idle worker, if anything is queued; returns how many were rung."""
+        with self._database.read() as session:
+            workers = idle_workers(session)
+        return sum(self.ring(worker_id) for worker_id in workers)

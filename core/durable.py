@@ -1,0 +1,79 @@
+"""Files that survive a power cut: written beside their place, synced, then named in one step.
+
+A name is durable only when the folder that holds it is synced as well, and so is every folder made on the way;
+the folder store and the model downloads both rest on this.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from types import TracebackType
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and its missing parents, private to this user, and their names durable."""
+    missing: list[Path] = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for path in reversed(missing):
+        path.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(path.parent)
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Sync `source` and give it the name `target` (same file system), replacing what stood there."""
+    with source.open("rb") as file:
+        os.fsync(file.fileno())
+    source.replace(target)
+    sync_folder(target.parent)
+
+
+class NewFile:
+    """A file in the making, in `staging`; it is gone at the end of its `with` unless it was published.
+
+    The staged name ends in `#` and digits, which obstore's folder store never lists.
+    """
+
+    def __init__(self, staging: Path) -> None:
+        self._path = staging / f"new#{secrets.randbits(64)}"
+        self._file = self._path.open("xb", buffering=0)
+        os.fchmod(self._file.fileno(), 0o600)
+
+    def write(self, block: bytes | memoryview) -> None:
+        view = memoryview(block)
+        while view:  # an unbuffered write may be short
+            view = view[self._file.write(view) :]
+
+    def publish(self, target: Path) -> None:
+        """Name the file `target` durably; raises FileExistsError when that name is taken."""
+        os.fsync(self._file.fileno())
+        for tries_left in reversed(range(10)):
+            try:
+                make_folder(target.parent)
+                os.link(self._path, target)  # unlike a rename, a link never replaces
+                return sync_folder(target.parent)
+            except FileNotFoundError:  # a deletion removed the emptied folder in between
+                if tries_left == 0 or not self._path.exists():
+                    raise
+        raise AssertionError("unreachable")
+
+    def __enter__(self) -> NewFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._path.unlink(missing_ok=True)

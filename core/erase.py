@@ -1,0 +1,64 @@
+"""Remove a project with everything it owns: keys, jobs, rows, objects. May be repeated until it is done.
+
+Its running jobs are stopped first: an attempt that goes on would store objects which no row names.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from core import jobs
+from core.db import Database, db_now
+from core.errors import AttuneError, NotFound, Unavailable
+from core.models import TERMINAL, ApiKey, Checkpoint, File, Job, JobEvent, Model, Project, Snapshot
+from core.projects import DEFAULT
+from core.storage import Storage
+
+STOP_S = 10.0  # about what a worker needs to see the flag and to end its engine
+
+
+def erase_project(database: Database, storage: Storage, project_id: str) -> int:
+    """Erase all rows and objects of a project; returns how many objects. The project `default` stays.
+
+    Raises Unavailable while a job is being stopped or the store is away: the project is closed by then, and the
+    same call goes on from there.
+    """
+    with database.begin() as session:
+        _close(session, project_id)
+        held = _stop_jobs(session, project_id)
+    if held:
+        raise Unavailable(
+            f"The project is closed; {held} of its jobs are being stopped. Erase it again in a moment.",
+            code="project_busy",
+            retry_after_s=STOP_S,
+        )
+    removed = storage.delete_prefix(f"projects/{project_id}")
+    with database.begin() as session:
+        its_jobs = select(Job.id).where(Job.project_id == project_id)
+        for table in (JobEvent, Snapshot, Checkpoint):
+            session.execute(delete(table).where(table.job_id.in_(its_jobs)))
+        for table in (Model, Job, File, ApiKey):
+            session.execute(delete(table).where(table.project_id == project_id))
+        session.execute(delete(Project).where(Project.id == project_id))
+    return removed
+
+
+def _close(session: Session, project_id: str) -> None:
+    """From here on no key of the project is accepted."""
+    project = session.scalar(select(Project).where(Project.id == project_id).with_for_update())
+    if project is None:
+        raise NotFound(f"No such project: {project_id}", code="project_not_found", param="project_id")
+    if project.slug == DEFAULT:
+        raise AttuneError("The project 'default' cannot be erased.", code="default_project", param="project_id")
+    session.execute(update(Project).where(Project.id == project_id).values(erased_at=db_now()))
+    session.execute(update(ApiKey).where(ApiKey.project_id == project_id).values(revoked_at=db_now()))
+
+
+def _stop_jobs(session: Session, project_id: str) -> int:
+    """Cancel what is unfinished; returns how many jobs a worker still holds."""
+    unfinished = select(Job.id).where(Job.project_id == project_id, Job.status.not_in(TERMINAL))
+    for job_id in session.scalars(unfinished).all():
+        jobs.cancel(session, project_id, job_id)
+    held = unfinished.where(Job.lease_until > db_now())
+    return len(session.scalars(held).all())

@@ -1,0 +1,124 @@
+"""What a job may be made of: every check that create can make from rows alone, before anything is written.
+
+What only shows in the data (too few examples, nothing to learn, too long) is for preparation to find.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from core import catalog, files, jobs, plan, published
+from core.errors import AttuneError
+from core.jobs import Placement
+from core.models import BaseModelRow, Job, Model
+from core.spec import MAX_LEARNING_RATE, MAX_SEED, Hyperparameters, JobSpec, LoraSettings, Resolved
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A request that has the right form. `request` is kept for the echo."""
+
+    model: str
+    training_file: str
+    validation_file: str | None
+    hyperparameters: Hyperparameters
+    seed: int | None
+    suffix: str | None
+    request: dict[str, Any]
+    metadata: dict[str, str] | None
+    placement: Placement
+    warnings: Sequence[str] = ()
+
+
+def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
+    """A new job of the project. Raises AttuneError naming the field that stands in the way."""
+    start = published.find(session, project_id, wanted.model, lock=True)
+    base = catalog.find(session, start.base_model if start else wanted.model)
+    if base.status == "error":
+        raise AttuneError(
+            f"The base model '{base.id}' cannot be used: {base.error}", code="base_model_unusable", param="model"
+        )
+    files.for_job(session, project_id, wanted.training_file, "training_file")
+    if wanted.validation_file is not None:
+        files.for_job(session, project_id, wanted.validation_file, "validation_file")
+    hyperparameters = wanted.hyperparameters
+    if start is not None:
+        hyperparameters = _continued(session, start, hyperparameters)
+    _check_learning_rate(base, hyperparameters)
+    warnings = list(wanted.warnings)
+    if wanted.validation_file == wanted.training_file:
+        warnings.append("The validation file is the training file, so validation will not show overfitting")
+    spec = JobSpec(
+        base_model=base.id,
+        start_model=start.id if start else None,
+        training_file=wanted.training_file,
+        validation_file=wanted.validation_file,
+        hyperparameters=hyperparameters,
+        seed=secrets.randbelow(MAX_SEED + 1) if wanted.seed is None else wanted.seed,
+    )
+    job = jobs.create(
+        session,
+        project_id=project_id,
+        spec=spec,
+        model=wanted.model,
+        suffix=wanted.suffix,
+        request=wanted.request,
+        metadata=wanted.metadata,
+        placement=wanted.placement,
+        warnings=warnings,
+    )
+    session.flush()
+    session.refresh(job)  # with what the database filled in
+    return job
+
+
+def _check_learning_rate(base: BaseModelRow, hyper: Hyperparameters) -> None:
+    """Refused here when the base's size is known; else preparation, which learns it, fails the job."""
+    if hyper.learning_rate_multiplier == "auto" or base.shape is None:
+        return
+    base_rate = plan.base_learning_rate(plan.shape_of(base.shape, base.parameters))
+    rate = hyper.learning_rate_multiplier * base_rate
+    if rate > MAX_LEARNING_RATE:
+        raise AttuneError(
+            f"learning_rate_multiplier {hyper.learning_rate_multiplier:g} times the base rate {base_rate:g} of "
+            f"'{base.id}' is {rate:g}, above {MAX_LEARNING_RATE:g}, where LoRA diverges; give at most "
+            f"{MAX_LEARNING_RATE / base_rate:.3g}.",
+            code="invalid_learning_rate",
+            param="hyperparameters.learning_rate_multiplier",
+        )
+
+
+def _continued(session: Session, start: Model, hyper: Hyperparameters) -> Hyperparameters:
+    """Training goes on in the adapter that there is: its rank, scale and modules are settled."""
+    resolved = session.get_one(Job, start.job_id).resolved
+    assert resolved is not None, "a model's job was prepared"
+    settings = Resolved.model_validate(resolved).lora
+    lora = hyper.lora
+    chosen_scale = lora.alpha / settings.rank if lora.alpha is not None else lora.scale
+    _must_equal("rank", lora.rank, settings.rank, start.id)
+    _must_equal("scale", chosen_scale, settings.scale, start.id)
+    modules = _modules(settings)
+    if lora.target_modules != "all-linear":
+        _must_equal("target_modules", sorted(lora.target_modules), modules, start.id)
+    kept = lora.model_copy(
+        update={"rank": settings.rank, "scale": settings.scale, "alpha": None, "target_modules": modules}
+    )
+    return hyper.model_copy(update={"lora": kept})
+
+
+def _modules(settings: LoraSettings) -> Any:
+    return "all-linear" if settings.target_modules == "all-linear" else sorted(settings.target_modules)
+
+
+def _must_equal(name: str, chosen: object, found: object, model: str) -> None:
+    if chosen not in ("auto", found):
+        raise AttuneError(
+            f"'{model}' was trained with {name} {found}, and training goes on with it; leave {name} out.",
+            code="start_model_mismatch",
+            param=f"attune.lora.{name}",
+        )

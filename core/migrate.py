@@ -1,0 +1,112 @@
+"""`python -m core.migrate`: bring the database to the newest revision; `--check`: is a migration missing?
+
+The guard of terminal job states lives here too, since every migration that copies `jobs` has to make it anew.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+from core.db import Database, open_database
+from core.grants import take_back
+from core.models import TERMINAL, Base
+from core.settings import load_settings
+
+_TERMINAL_SQL = ", ".join(f"'{status}'" for status in TERMINAL)
+_MIGRATION_LOCK = 4_021_911  # advisory lock key: two starting processes migrate one after the other
+
+
+def create_triggers(connection: Connection) -> None:
+    """Make (again) the trigger that refuses to move a job out of a terminal state."""
+    if connection.dialect.name == "sqlite":
+        connection.execute(text("DROP TRIGGER IF EXISTS jobs_terminal_is_final"))
+        connection.execute(
+            text(
+                "CREATE TRIGGER jobs_terminal_is_final BEFORE UPDATE OF status ON jobs "
+                f"WHEN OLD.status IN ({_TERMINAL_SQL}) AND NEW.status <> OLD.status "
+                "BEGIN SELECT RAISE(ABORT, 'a finished job is final'); END"
+            )
+        )
+        return
+    connection.execute(
+        text(
+            "CREATE OR REPLACE FUNCTION jobs_terminal_is_final() RETURNS trigger AS $$ BEGIN "
+            "RAISE EXCEPTION 'a finished job is final' USING ERRCODE = 'check_violation'; END $$ LANGUAGE plpgsql"
+        )
+    )
+    connection.execute(text("DROP TRIGGER IF EXISTS jobs_terminal_is_final ON jobs"))
+    connection.execute(
+        text(
+            "CREATE TRIGGER jobs_terminal_is_final BEFORE UPDATE OF status ON jobs FOR EACH ROW "
+            f"WHEN (OLD.status IN ({_TERMINAL_SQL}) AND NEW.status <> OLD.status) "
+            "EXECUTE FUNCTION jobs_terminal_is_final()"
+        )
+    )
+
+
+def _config(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent.parent / "migrations"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def upgrade(database: Database, revision: str = "head") -> None:
+    """Run the migrations up to `revision`, in one transaction."""
+    with database.engine.connect() as connection:
+        if database.is_sqlite:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        command.upgrade(_config(connection), revision)
+        take_back(connection)
+        connection.commit()
+
+
+def missing_changes(database: Database) -> list[object]:
+    """What the tables in `core.models` have that the migrated database has not."""
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return list(compare_metadata(context, Base.metadata))
+
+
+def write_revision(message: str) -> None:
+    """`python -m core.migrate --revision "what changes"`: a new migration from the difference."""
+    with tempfile.TemporaryDirectory() as folder:
+        database = open_database(f"sqlite:///{folder}/new.db")
+        upgrade(database)
+        with database.engine.connect() as connection:
+            command.revision(_config(connection), message=message, autogenerate=True)
+        database.close()
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["--revision"]:
+        write_revision(sys.argv[2])
+        return 0
+    if sys.argv[1:] == ["--check"]:
+        with tempfile.TemporaryDirectory() as folder:
+            database = open_database(f"sqlite:///{folder}/check.db")
+            upgrade(database)
+            missing = missing_changes(database)
+            database.close()
+        for change in missing:
+            print("no migration for:", change, file=sys.stderr)
+        return 1 if missing else 0
+    database = open_database(load_settings().resolved_database_url)
+    upgrade(database)
+    database.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,302 @@
+"""From what a user chose and what the data holds to the numbers of a run, each with its reason in words.
+
+Arithmetic on counts that preparation left behind: it answers at once, and the same counts give the same plan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from core.errors import AttuneError, InvalidExample
+from core.model_shape import ModelShape, memory, shape_of, trainable_parameters
+from core.spec import MAX_LEARNING_RATE, Hyperparameters, LoraSettings, Quantization, Resolved
+
+if TYPE_CHECKING:
+    from core.render import Rendered  # a plan needs no tokenizer
+
+__all__ = [
+    "Counter",
+    "DataCounts",
+    "ModelShape",
+    "base_learning_rate",
+    "memory",
+    "resolve",
+    "shape_of",
+    "trainable_parameters",
+]
+
+MIN_EXAMPLES = 10
+_CHOSEN = "as you chose"
+# Learning rates for LoRA on all linear layers with scale 2, by parameters of the base: (below, rate). 2e-4 to
+# 13 B and 1e-4 above are QLoRA's (arXiv 2305.14314, appendix B); smaller bases bear more, about ten times what
+# full fine-tuning takes there (LoRA Without Regret, 2025). The first two are for models made to try things out.
+_RATES = (
+    (10_000_000, 3e-3),
+    (50_000_000, 2e-3),
+    (1_000_000_000, 5e-4),
+    (5_000_000_000, 3e-4),
+    (20_000_000_000, 2e-4),
+)
+_LARGE_RATE = 1e-4
+
+
+@dataclass(frozen=True)
+class DataCounts:
+    """What one pass over a file comes to, in tokens of the base."""
+
+    examples: int
+    tokens: int
+    supervised_tokens: int
+    longest_tokens: int  # of one sequence
+    longest_line: int = 0  # where that one stands; 0: not known
+
+
+class Counter:
+    """Adds up rendered examples."""
+
+    def __init__(self) -> None:
+        self._examples = self._tokens = self._supervised = self._longest = self._longest_line = 0
+
+    def add(self, line: int, sequences: Sequence[Rendered]) -> None:
+        """Raises `InvalidExample` (no_supervised_tokens) when there is nothing to learn in the example."""
+        supervised = sum(sequence.mask.count(True) for sequence in sequences)
+        if not supervised:
+            raise InvalidExample(
+                f"line {line}: nothing in the example is trained on; give at least one assistant message weight 1",
+                code="no_supervised_tokens",
+                line=line,
+            )
+        self._examples += 1
+        self._supervised += supervised
+        for sequence in sequences:
+            length = len(sequence.token_ids)
+            self._tokens += length
+            if length > self._longest:
+                self._longest, self._longest_line = length, line
+
+    def counts(self) -> DataCounts:
+        return DataCounts(self._examples, self._tokens, self._supervised, self._longest, self._longest_line)
+
+
+def base_learning_rate(shape: ModelShape) -> float:
+    """The peak rate that a multiplier of 1 stands for."""
+    return next((rate for below, rate in _RATES if shape.parameters < below), _LARGE_RATE)
+
+
+def resolve(
+    hyper: Hyperparameters, data: DataCounts, validation: DataCounts | None, shape: ModelShape
+) -> tuple[Resolved, dict[str, str]]:
+    """The numbers of the run, and for each hyperparameter why it is what it is.
+
+    Raises `AttuneError`: invalid_n_examples, example_too_long, no_supervised_tokens, invalid_learning_rate,
+    invalid_max_example_tokens.
+    """
+    _check_counts(data, "training_file", "Training file", MIN_EXAMPLES)
+    if validation is not None:
+        _check_counts(validation, "validation_file", "Validation file", 1)
+    reasons: dict[str, str] = {}
+    max_example_tokens = _max_example_tokens(hyper, data, validation, shape, reasons)
+    n_epochs = _n_epochs(hyper, data, reasons)
+    batch_size = _batch_size(hyper, data, n_epochs, reasons)
+    steps_per_epoch = math.ceil(data.examples / batch_size)
+    total_steps = n_epochs * steps_per_epoch
+    multiplier, rate = _learning_rate(hyper, shape, reasons)
+    lora = _lora(hyper, data, shape, reasons)
+
+    quantization = Quantization.NF4 if hyper.quantization == "auto" else hyper.quantization
+    reasons["quantization"] = (
+        "NF4 with double quantisation holds the base in 4.127 bits a weight and costs no measurable quality "
+        "(QLoRA, table 4)"
+        if hyper.quantization == "auto"
+        else _CHOSEN
+    )
+    warmup_fraction = 0.03 if hyper.warmup_fraction == "auto" else hyper.warmup_fraction
+    warmup_steps = math.ceil(warmup_fraction * total_steps)
+    reasons["warmup_fraction"] = (
+        f"3 % of {total_steps} steps, which spares the first steps a full rate on untrained moments"
+        if hyper.warmup_fraction == "auto"
+        else _CHOSEN
+    )
+    max_grad_norm = 1.0 if hyper.max_grad_norm == "auto" else hyper.max_grad_norm
+    reasons["max_grad_norm"] = (
+        "1.0 touches only steps that an odd example makes large" if hyper.max_grad_norm == "auto" else _CHOSEN
+    )
+    weight_decay = 0.0 if hyper.weight_decay == "auto" else hyper.weight_decay
+    reasons["weight_decay"] = (
+        "0: an adapter is small and starts from no change at all" if hyper.weight_decay == "auto" else _CHOSEN
+    )
+    resolved = Resolved(
+        n_epochs=n_epochs,
+        batch_size=batch_size,
+        learning_rate_multiplier=multiplier,
+        learning_rate=rate,
+        lora=lora,
+        quantization=quantization,
+        max_example_tokens=max_example_tokens,
+        warmup_steps=warmup_steps,
+        total_steps=total_steps,
+        max_grad_norm=max_grad_norm,
+        weight_decay=weight_decay,
+        validation_every_steps=_validation_every(hyper, validation, total_steps, reasons),
+        checkpoint_every_steps=steps_per_epoch,
+    )
+    return resolved, reasons
+
+
+def _check_counts(counts: DataCounts, param: str, name: str, least: int) -> None:
+    if counts.examples < least:
+        raise AttuneError(
+            f"{name} has {counts.examples} example(s), but must have at least {least} examples",
+            code="invalid_n_examples",
+            param=param,
+        )
+    if counts.supervised_tokens == 0:
+        raise AttuneError(
+            f"{name} has no token to learn from; give at least one assistant message weight 1",
+            code="no_supervised_tokens",
+            param=param,
+        )
+
+
+def _max_example_tokens(
+    hyper: Hyperparameters,
+    data: DataCounts,
+    validation: DataCounts | None,
+    shape: ModelShape,
+    reasons: dict[str, str],
+) -> int:
+    chosen = hyper.max_example_tokens
+    if chosen != "auto" and chosen > shape.context:
+        raise AttuneError(
+            f"max_example_tokens is {chosen}, but this base model reads at most {shape.context} tokens",
+            code="invalid_max_example_tokens",
+            param="hyperparameters.max_example_tokens",
+        )
+    limit = shape.context if chosen == "auto" else chosen
+    files = [(data, "training_file")]
+    if validation is not None:
+        files.append((validation, "validation_file"))
+    for counts, param in files:
+        if counts.longest_tokens > limit:
+            where = f"line {counts.longest_line}" if counts.longest_line else "the longest example"
+            more = f" or raise max_example_tokens (at most {shape.context})" if limit < shape.context else ""
+            raise AttuneError(
+                f"{where} of the {param.replace('_', ' ')} has {counts.longest_tokens} tokens, but at most {limit} "
+                f"can be trained on; shorten or split it{more}",
+                code="example_too_long",
+                param=param,
+            )
+    if chosen != "auto":
+        reasons["max_example_tokens"] = _CHOSEN
+        return chosen
+    longest = max(counts.longest_tokens for counts, _ in files)
+    reasons["max_example_tokens"] = (
+        f"the longest example has {longest} tokens, and the base reads up to {shape.context}; memory follows it"
+    )
+    return max(8, longest)
+
+
+def _n_epochs(hyper: Hyperparameters, data: DataCounts, reasons: dict[str, str]) -> int:
+    if hyper.n_epochs != "auto":
+        reasons["n_epochs"] = _CHOSEN
+        return hyper.n_epochs
+    if data.examples < 100:
+        epochs = min(10, math.ceil(300 / data.examples))
+        reasons["n_epochs"] = f"{data.examples} examples are few, so each is seen {epochs} times"
+    elif data.examples < 30_000:
+        epochs = 3
+        reasons["n_epochs"] = "three passes learn most tasks without learning the examples by heart"
+    else:
+        epochs = 2 if data.examples < 100_000 else 1
+        reasons["n_epochs"] = f"{data.examples} examples are many, so {epochs} pass(es) are enough"
+    return epochs
+
+
+def _batch_size(hyper: Hyperparameters, data: DataCounts, n_epochs: int, reasons: dict[str, str]) -> int:
+    if hyper.batch_size != "auto":
+        reasons["batch_size"] = _CHOSEN
+        return hyper.batch_size
+    share = min(32, max(8, math.ceil(0.002 * data.examples)))
+    for_steps = max(1, data.examples * n_epochs // 100)
+    if for_steps < share:
+        reasons["batch_size"] = f"small, so that {data.examples} examples still make about 100 steps"
+        return for_steps
+    reasons["batch_size"] = (
+        "0.2 % of the examples, from 8 to 32: LoRA learns better from many small steps than from few large ones"
+    )
+    return share
+
+
+def _learning_rate(hyper: Hyperparameters, shape: ModelShape, reasons: dict[str, str]) -> tuple[float, float]:
+    base = base_learning_rate(shape)
+    multiplier = 1.0 if hyper.learning_rate_multiplier == "auto" else float(hyper.learning_rate_multiplier)
+    rate = multiplier * base
+    if rate > MAX_LEARNING_RATE:
+        raise AttuneError(
+            f"learning_rate_multiplier {multiplier:g} times the base rate {base:g} is {rate:g}, above "
+            f"{MAX_LEARNING_RATE:g}, where LoRA diverges; give at most {MAX_LEARNING_RATE / base:.3g}",
+            code="invalid_learning_rate",
+            param="hyperparameters.learning_rate_multiplier",
+        )
+    reasons["learning_rate_multiplier"] = (
+        "1.0 is the rate found right for this size" if hyper.learning_rate_multiplier == "auto" else _CHOSEN
+    )
+    reasons["learning_rate"] = f"{multiplier:g} times {base:g}, the base rate of a model of {_size(shape.parameters)}"
+    return multiplier, rate
+
+
+def _lora(hyper: Hyperparameters, data: DataCounts, shape: ModelShape, reasons: dict[str, str]) -> LoraSettings:
+    choice = hyper.lora
+    rank = 16 if choice.rank == "auto" else choice.rank
+    if choice.alpha is not None:
+        scale = choice.alpha / rank
+        reasons["lora.scale"] = f"alpha {choice.alpha:g} over rank {rank}"
+    else:
+        scale = 2.0 if choice.scale == "auto" else choice.scale
+        reasons["lora.scale"] = (
+            "2 times B·A, whatever the rank, so that a learning rate fits every rank"
+            if choice.scale == "auto"
+            else _CHOSEN
+        )
+    dropout = 0.0 if choice.dropout == "auto" else choice.dropout
+    chosen = choice.target_modules
+    targets = tuple(sorted(set(chosen))) if isinstance(chosen, list) else chosen
+    lora = LoraSettings(rank=rank, scale=scale, dropout=dropout, target_modules=targets)
+    trainable = trainable_parameters(shape, lora)
+    reasons["lora.rank"] = (
+        f"16 trains {_size(trainable)} for {_size(data.supervised_tokens, 'tokens')} to learn from; with all layers "
+        "adapted quality hardly changes from 8 to 256"
+        if choice.rank == "auto"
+        else _CHOSEN
+    )
+    reasons["lora.dropout"] = (
+        "0: short runs of a small adapter hardly overfit, and it costs speed" if choice.dropout == "auto" else _CHOSEN
+    )
+    reasons["lora.target_modules"] = (
+        "every linear layer: needed to match full fine-tuning (QLoRA, figure 2)" if targets == "all-linear" else _CHOSEN
+    )
+    return lora
+
+
+def _validation_every(
+    hyper: Hyperparameters, validation: DataCounts | None, total_steps: int, reasons: dict[str, str]
+) -> int:
+    if hyper.validation_every_steps != "auto":
+        reasons["validation_every_steps"] = _CHOSEN
+        return hyper.validation_every_steps
+    if validation is None:
+        reasons["validation_every_steps"] = "there is no validation file"
+        return total_steps
+    every = math.ceil(total_steps / 15)
+    reasons["validation_every_steps"] = f"about {math.ceil(total_steps / every)} looks over the run"
+    return every
+
+
+def _size(count: int, unit: str = "parameters") -> str:
+    for factor, letter in ((1_000_000_000, " G"), (1_000_000, " M"), (1_000, " k")):
+        if count >= factor:
+            return f"{count / factor:.3g}{letter} {unit}"
+    return f"{count} {unit}"

@@ -1,0 +1,205 @@
+"""`python -m core.prepare`: the torch-free child that validates files, resolves autos and plans, one job at a time.
+
+It holds the tokenizers and works under a claim like any worker; bounded in memory and time, it may die without
+harm. A line on stdin means "look now"; the end of stdin means that the web process is gone.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import itertools
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import tempfile
+from collections import OrderedDict
+from pathlib import Path
+from types import FrameType
+
+import structlog
+
+from core import catalog, claims, job_files, losses, plan
+from core.claims import Claim
+from core.db import Database, open_database
+from core.doorbell import Doorbell
+from core.errors import AttuneError, InvalidExample, Unavailable
+from core.examples import iter_examples
+from core.holding import Holding
+from core.logs import configure_logs
+from core.models import BaseModelRow, File
+from core.render import Renderer
+from core.settings import Settings, load_settings
+from core.spec import JobSpec
+from core.storage import Storage, open_storage
+
+log = structlog.get_logger()
+MEMORY_LIMIT_BYTES = 6 * 1024**3  # address space, of which the tokenizers' libraries map about one
+TIME_LIMIT_S = 3600  # for one job's files
+IDLE_POLL_S = 2.0  # for jobs that another web process accepted
+KEPT_RENDERERS = 4
+
+
+class TookTooLong(AttuneError):
+    """Raised by the alarm within the work on one job."""
+
+
+class Preparer:
+    """Claims jobs in `validating_files` and moves them to `queued` or `failed`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._database: Database = open_database(settings.resolved_database_url)
+        self._storage: Storage = open_storage(settings)
+        self._doorbell = Doorbell(settings, self._database)
+        self._holder = self._take_name()
+        with self._database.begin() as session:
+            losses.end_claims_of(session, self._holder)
+        self._renderers: OrderedDict[tuple[str, str, str], Renderer] = OrderedDict()
+
+    def _take_name(self) -> str:
+        """The first name on this machine that no live child has: whatever it still holds is a dead one's."""
+        folder = self._settings.work_dir
+        folder.mkdir(parents=True, exist_ok=True)
+        for slot in itertools.count():
+            self._lock_file = (folder / f"prepare-{slot}.lock").open("w")
+            try:
+                fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._lock_file.close()
+                continue
+            return f"prepare-{socket.gethostname()}-{slot}"
+        raise AssertionError("itertools.count does not end")
+
+    def look(self) -> None:
+        """Prepare bases that are being added, then jobs, until there is nothing left."""
+        catalog.prepare_waiting(self._database, self._storage, self._settings)
+        while True:
+            with self._database.begin() as session:
+                claim = claims.claim_preparation(session, self._holder, self._settings.lease_s)
+            if claim is None:
+                return
+            self._work(claim)
+            self._doorbell.ring_idle()
+
+    def _work(self, claim: Claim) -> None:
+        settings = self._settings
+        with Holding(self._database, claim, lease_s=settings.lease_s, beat_s=settings.beat_s) as holding:
+            signal.alarm(TIME_LIMIT_S)
+            try:
+                self._prepare(claim, holding)
+            except Unavailable as error:
+                if error.code != "base_model_unavailable":
+                    holding.settle()
+                    with self._database.begin() as session:
+                        losses.lose(session, claim, error.message)
+                    return
+                self._fail(claim, holding, error)
+            except AttuneError as error:
+                self._fail(claim, holding, error)
+            finally:
+                signal.alarm(0)
+
+    def _fail(self, claim: Claim, holding: Holding, error: AttuneError) -> None:
+        holding.settle()
+        with self._database.begin() as session:
+            claims.fail(
+                session, claim, code=error.code or "invalid_training_file", message=error.message, param=error.param
+            )
+
+    def _prepare(self, claim: Claim, holding: Holding) -> None:
+        spec = JobSpec.model_validate(claim.job.spec)
+        with self._database.read() as session:
+            base = session.get_one(BaseModelRow, spec.base_model)
+        if base.status != "ready":
+            base = catalog.make_ready(self._database, self._storage, self._settings, base)
+        with self._database.read() as session:
+            inputs = job_files.inputs_of(session, claim.job)
+        date = datetime.datetime.now(datetime.UTC).date().isoformat()
+        renderer = self._renderer(base, date)
+        shape = plan.shape_of(base.shape or {}, base.parameters)
+        with tempfile.TemporaryDirectory(prefix="prepare-") as scratch:
+            training = self._count(inputs.training, renderer, Path(scratch), "training_file")
+            validation = None
+            if inputs.validation is not None:
+                validation = self._count(inputs.validation, renderer, Path(scratch), "validation_file")
+        resolved, reasons = plan.resolve(spec.hyperparameters, training, validation, shape)
+        memory = plan.memory(resolved, shape, longest_tokens=training.longest_tokens)
+        summary = {
+            "training_examples": training.examples,
+            "training_tokens": training.tokens,
+            "supervised_tokens": training.supervised_tokens,
+            "longest_example_tokens": training.longest_tokens,
+            "total_steps": resolved.total_steps,
+            "trainable_parameters": plan.trainable_parameters(shape, resolved.lora),
+            "memory_bytes": memory,
+        }
+        holding.settle()
+        with self._database.begin() as session:
+            claims.prepared(
+                session,
+                claim,
+                resolved=resolved,
+                reasons=reasons,
+                plan=summary,
+                required_bytes=sum(memory.values()),
+                template_date=date,
+            )
+
+    def _renderer(self, base: BaseModelRow, date: str) -> Renderer:
+        key = (base.id, base.revision, date)
+        renderer = self._renderers.get(key)
+        if renderer is None:
+            cache = self._settings.work_dir / "tokenizers"
+            renderer = Renderer.from_folder(catalog.light_folder(self._storage, base, cache), date)
+            self._renderers[key] = renderer
+            while len(self._renderers) > KEPT_RENDERERS:
+                self._renderers.popitem(last=False)
+        self._renderers.move_to_end(key)
+        return renderer
+
+    def _count(self, file: File, renderer: Renderer, scratch: Path, param: str) -> plan.DataCounts:
+        """Render every example as the trainer will, and count. Raises InvalidExample naming the line."""
+        path = scratch / param
+        self._storage.fetch(file.storage_key, path, file.sha256)
+        counter = plan.Counter()
+        try:
+            for line, example in iter_examples(path):
+                counter.add(line, renderer.render_example(example, line))
+        except InvalidExample as error:
+            error.param = param
+            raise
+        return counter.counts()
+
+
+def _too_long(_: int, __: FrameType | None) -> None:
+    raise TookTooLong(
+        f"The files could not be validated within {TIME_LIMIT_S} s; split them into smaller ones.",
+        code="preparation_timeout",
+        param="training_file",
+    )
+
+
+def main() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches us as the end of stdin
+    settings = load_settings()
+    configure_logs(settings.log_level)
+    preparer = Preparer(settings)
+    stdin = sys.stdin.fileno()
+    while True:
+        try:
+            preparer.look()
+        except Unavailable as error:
+            log.warning("preparation_waits", error=error.message)
+        ready, _, _ = select.select([stdin], [], [], IDLE_POLL_S)
+        if ready and not os.read(stdin, 4096):
+            return
+
+
+if __name__ == "__main__":
+    main()

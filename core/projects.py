@@ -1,0 +1,143 @@
+"""Tenants and what they authenticate with. The database holds hashes; a key is shown once, when it is made.
+
+A project's key sees its own project alone; an operator's key may also run the place (`Principal.is_operator`).
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from core import ids
+from core.db import db_now
+from core.errors import AttuneError, NotFound
+from core.models import ApiKey, Project
+
+DEFAULT = "default"  # the first project's name and slug
+SHOWN = 15  # characters of a key that may be shown again: the mark "sk-attune-" and five of its id
+SEEN_EVERY_S = 60.0  # `last_used_at` is no finer than this, so that reading does not become writing
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who is asking: a project, by one of its keys."""
+
+    project_id: str
+    project_slug: str
+    key_id: str
+    is_operator: bool
+
+
+def create(session: Session, name: str) -> Project:
+    """A new project; its slug is made from the name and is unique."""
+    slug = ids.slug(name) or "project"
+    if session.scalar(select(Project.id).where(Project.slug == slug)) is not None:
+        slug = f"{slug[:33]}-{ids.random_text(6).lower()}"
+    project = Project(id=ids.project_id(), name=name, slug=slug)
+    session.add(project)
+    session.flush()
+    session.refresh(project)
+    return project
+
+
+def listed(session: Session) -> Sequence[Project]:
+    """All projects that have not been erased, oldest first."""
+    return session.scalars(
+        select(Project).where(Project.erased_at.is_(None)).order_by(Project.created_at, Project.id)
+    ).all()
+
+
+def get(session: Session, project_id: str) -> Project:
+    """Raises NotFound, also for a project that is being erased."""
+    project = session.get(Project, project_id)
+    if project is None or project.erased_at is not None:
+        raise NotFound(f"No such project: {project_id}", code="project_not_found", param="project_id")
+    return project
+
+
+def first(session: Session) -> Project:
+    """The project `default`, made if it is missing and locked until the transaction ends."""
+    locked = select(Project).where(Project.slug == DEFAULT).with_for_update()
+    return session.scalar(locked) or create(session, DEFAULT)
+
+
+def create_key(session: Session, project: Project, name: str, *, is_operator: bool = False) -> tuple[ApiKey, str]:
+    """(the row, the key itself, which nothing can show again)."""
+    key_id, key = ids.new_key()
+    parts = ids.key_parts(key)
+    assert parts is not None
+    row = ApiKey(
+        id=key_id,
+        project_id=project.id,
+        name=name,
+        prefix=key[:SHOWN],
+        secret_sha256=parts[1],
+        is_operator=is_operator,
+    )
+    session.add(row)
+    session.flush()
+    session.refresh(row)
+    return row, key
+
+
+def keys(session: Session, project_id: str | None = None) -> Sequence[ApiKey]:
+    """The keys in force, of one project or of all, newest first."""
+    query = select(ApiKey).where(ApiKey.revoked_at.is_(None))
+    if project_id is not None:
+        query = query.where(ApiKey.project_id == project_id)
+    return session.scalars(query.order_by(ApiKey.created_at.desc(), ApiKey.id)).all()
+
+
+def has_operator_key(session: Session, *, besides: str = "") -> bool:
+    """Is an operator's key in force (other than the key `besides`)?"""
+    query = select(ApiKey.id).where(ApiKey.is_operator, ApiKey.revoked_at.is_(None), ApiKey.id != besides)
+    return session.scalar(query.limit(1)) is not None
+
+
+def revoke_key(session: Session, key_id: str) -> None:
+    """End a key: its next request is refused. The last operator's key stays, or nobody could run the place."""
+    row = session.scalar(select(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None)).with_for_update())
+    if row is None:
+        raise NotFound(f"No such key: {key_id}", code="key_not_found", param="key_id")
+    if row.is_operator and not has_operator_key(session, besides=key_id):
+        raise AttuneError(
+            f"{key_id} is the last operator's key. Make another one before you revoke it.",
+            code="last_operator_key",
+            param="key_id",
+        )
+    session.execute(update(ApiKey).where(ApiKey.id == key_id).values(revoked_at=db_now()))
+
+
+def authenticate(session: Session, key: str) -> tuple[Principal, bool]:
+    """(whose key it is, whether `seen` should be told of it). Raises the 401 of a key that is not in force."""
+    parts = ids.key_parts(key)
+    if parts is None:  # junk: no look-up
+        raise refused_key(key)
+    found = session.execute(
+        select(ApiKey, Project.slug, db_now())
+        .join(Project, Project.id == ApiKey.project_id)
+        .where(ApiKey.id == parts[0], ApiKey.revoked_at.is_(None), Project.erased_at.is_(None))
+    ).one_or_none()
+    if found is None or not hmac.compare_digest(found[0].secret_sha256, parts[1]):
+        raise refused_key(key)
+    row, slug, now = found
+    principal = Principal(row.project_id, slug, row.id, row.is_operator)
+    return principal, row.last_used_at is None or now - row.last_used_at > SEEN_EVERY_S
+
+
+def seen(session: Session, key_id: str) -> None:
+    """Note that the key was used now."""
+    session.execute(update(ApiKey).where(ApiKey.id == key_id).values(last_used_at=db_now()))
+
+
+def refused_key(key: str) -> AttuneError:
+    shown = f"{key[:SHOWN]}…" if key.startswith("sk-") and len(key) > SHOWN else "(hidden)"
+    return AttuneError(
+        f"Incorrect API key provided: {shown}. Keys are made with `attune keys create`.",
+        code="invalid_api_key",
+        status=401,
+    )

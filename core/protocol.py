@@ -1,0 +1,198 @@
+"""What the runner and the engine say to each other: one JSON object a line, commands in, reports out.
+
+The engine reads commands on stdin and reports on the descriptor that was its stdout at start. Everything bulky
+goes through the job's work folder, whose layout is `WorkFolder`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from core.spec import Execution, Frozen, Resolved
+
+
+class WorkFolder:
+    """The paths of one attempt of one job, below one root. The runner fills it, the engine adds to it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.task = root / "task.json"  # TrainTask
+        self.training = root / "training.jsonl"
+        self.validation = root / "validation.jsonl"  # absent without a validation file
+        self.start_adapter = root / "start_adapter"  # PEFT folder of continued training, else absent
+        self.snapshots = root / "snapshots"  # one folder a snapshot; the newest valid one is resumed from
+        self.checkpoints = root / "checkpoints"  # step-N/: published PEFT folders
+        self.adapter = root / "adapter"  # the final PEFT folder
+        self.published = root / "published"  # the adapter's bytes as storage gave them back, for the proof
+
+
+class TrainTask(Frozen):
+    """One training run. `base_folder` holds config.json, tokenizer.json, *.safetensors …; paths are absolute."""
+
+    job_id: str
+    attempt: int
+    base_model: str  # written to adapter_config.json as base_model_name_or_path
+    base_revision: str
+    base_folder: str
+    resolved: Resolved
+    seed: int
+    execution: Execution | None = None  # None at the first claim: the engine chooses and reports it
+    template_date: str  # YYYY-MM-DD that the template's strftime_now sees
+    snapshot_interval_s: float = 10.0  # least time between two snapshots
+    keep_snapshots: int = 2
+    device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1"
+
+
+class Train(Frozen):
+    command: Literal["train"] = "train"
+    folder: str  # of a WorkFolder with task.json
+
+
+class Prove(Frozen):
+    """Load `folder`/published in the serving path and compare it with what training measured."""
+
+    command: Literal["prove"] = "prove"
+    folder: str
+
+
+class Stop(Frozen):
+    """End the running job at the next step boundary with a snapshot."""
+
+    command: Literal["stop"] = "stop"
+
+
+class Exit(Frozen):
+    command: Literal["exit"] = "exit"
+
+
+Command = Annotated[Train | Prove | Stop | Exit, Field(discriminator="command")]
+
+
+class Ready(Frozen):
+    report: Literal["ready"] = "ready"
+    device: str
+    device_name: str
+    memory_bytes: int  # of the device: GPU memory, or the machine's
+    versions: dict[str, str]
+
+
+class Started(Frozen):
+    """The data is tokenised and the model stands; step 1 (or `resumed_step` + 1) comes next."""
+
+    report: Literal["started"] = "started"
+    execution: Execution
+    total_steps: int
+    resumed_step: int  # 0 for a fresh start
+    training_examples: int
+    training_tokens: int  # of one epoch
+    supervised_tokens: int  # of one epoch
+    trainable_parameters: int
+    total_parameters: int
+    data_sha256: str  # of the tokenised training data
+    template_hash: str
+
+
+class Step(Frozen):
+    """One optimizer step. Losses are nats per supervised token; accuracy is of the next token."""
+
+    report: Literal["step"] = "step"
+    step: int
+    total_steps: int
+    train_loss: float
+    train_mean_token_accuracy: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int  # in this step, prompt and completion
+    tokens_per_s: float
+    valid_loss: float | None = None
+    valid_mean_token_accuracy: float | None = None
+    full_valid_loss: float | None = None
+    full_valid_mean_token_accuracy: float | None = None
+
+
+class SnapshotSaved(Frozen):
+    report: Literal["snapshot"] = "snapshot"
+    step: int
+    folder: str
+    manifest_sha256: str
+
+
+class CheckpointSaved(Frozen):
+    report: Literal["checkpoint"] = "checkpoint"
+    step: int
+    folder: str  # PEFT folder
+    train_loss: float
+    train_mean_token_accuracy: float
+    valid_loss: float | None = None
+    valid_mean_token_accuracy: float | None = None
+    full_valid_loss: float | None = None
+    full_valid_mean_token_accuracy: float | None = None
+
+
+class Message(Frozen):
+    """Something the user should read in the job's events."""
+
+    report: Literal["message"] = "message"
+    level: Literal["info", "warn", "error"] = "info"
+    message: str
+    data: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+
+
+class Trained(Frozen):
+    """Training reached its end; the final PEFT folder stands."""
+
+    report: Literal["trained"] = "trained"
+    folder: str
+    trained_tokens: int  # all epochs
+    train_loss: float
+    metrics: CheckpointSaved  # of the last step, as a checkpoint would carry them
+    final_valid_loss: float  # on the probe set that the proof recomputes: validation file, else first examples
+    adapter_sha256: str
+
+
+class Stopped(Frozen):
+    """Answer to Stop: the newest snapshot holds everything."""
+
+    report: Literal["stopped"] = "stopped"
+    step: int
+
+
+class Failed(Frozen):
+    """The job cannot go on. kind: user (their data or choice), out_of_memory, internal."""
+
+    report: Literal["failed"] = "failed"
+    kind: Literal["user", "out_of_memory", "internal"]
+    code: str
+    message: str
+    param: str | None = None
+
+
+class Check(Frozen):
+    name: Literal["loads", "every_tensor_mapped", "changes_logits", "validation_loss", "end_token", "template_hash"]
+    passed: bool
+    detail: str  # what was measured, in words
+
+
+class Proof(Frozen):
+    """The verdict on the published bytes; stored with the adapter and shown."""
+
+    report: Literal["proof"] = "proof"
+    passed: bool
+    checks: list[Check]
+    validation_loss_trainer: float | None = None
+    validation_loss_server: float | None = None
+    max_logit_change: float | None = None
+
+
+Report = Annotated[
+    Ready | Started | Step | SnapshotSaved | CheckpointSaved | Message | Trained | Stopped | Failed | Proof,
+    Field(discriminator="report"),
+]
+
+parse_command: TypeAdapter[Train | Prove | Stop | Exit] = TypeAdapter(Command)
+parse_report: TypeAdapter[
+    Ready | Started | Step | SnapshotSaved | CheckpointSaved | Message | Trained | Stopped | Failed | Proof
+] = TypeAdapter(Report)

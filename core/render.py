@@ -1,0 +1,311 @@
+"""One renderer for preview, plan, trainer and server: an example to token ids and a mask of supervised tokens.
+
+What is supervised is what generation has to produce: the tokens that follow the served prompt, to the end-of-turn
+token and with it. So the ids before every supervised turn equal the ids of the prompt as it is served.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from tokenizers import Encoding, Tokenizer
+
+from core.chat_template import Template, TextRenderer
+from core.control_text import ControlText
+from core.conversation import Completion, Conversation, Example, Message, Text, ToolCall
+from core.errors import AttuneError, InvalidExample, TemplateRefused
+from core.example_reader import read_messages
+from core.jsonl import Json
+from core.template_folder import freeze, load_tokenizer
+from core.template_probe import probe_turn, shows_arguments
+
+__all__ = ["Rendered", "Renderer", "Template"]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One sequence to train on. `mask[i]` is True where the loss of predicting `token_ids[i]` counts; never at 0."""
+
+    token_ids: list[int]
+    mask: list[bool]
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """A supervised turn as text: what is served, and what is to be answered."""
+
+    prompt: str
+    answer: str  # with the end-of-turn token, and what the template writes behind it
+    stop: int  # where in the answer the end-of-turn token begins
+    end: int  # behind it
+
+
+class Renderer:
+    """A tokenizer with its frozen template. Thread-safe."""
+
+    def __init__(self, tokenizer_json: bytes, template: Template, *, tokenizer: Tokenizer | None = None) -> None:
+        """`tokenizer` spares a second parse of `tokenizer_json` where it stands already.
+
+        Raises `AttuneError` (tokenizer_mismatch) when the tokenizer is not the one the template was frozen with.
+        """
+        if hashlib.sha256(tokenizer_json).hexdigest() != template.tokenizer_sha256:
+            raise AttuneError(
+                "tokenizer.json is not the one that the template was frozen with", code="tokenizer_mismatch"
+            )
+        self.tokenizer_json = tokenizer_json
+        self.template = template
+        self._tokenizer = tokenizer or load_tokenizer(tokenizer_json, template.special_tokens)
+        self._text = TextRenderer(template)
+        self._stop_ids = frozenset(template.stop_ids)
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special_ids = frozenset(number for number, token in added.items() if token.special)
+        self._stop_texts = tuple(self._texts(self._stop_ids))
+        self._control = ControlText([*self._texts(self._special_ids), *self._stop_texts])
+
+    @staticmethod
+    def from_folder(folder: Path, date: str) -> Renderer:
+        """The renderer of a base model's folder, with its template frozen at `date` (YYYY-MM-DD)."""
+        frozen = freeze(folder, date)
+        return Renderer(frozen.tokenizer_json, frozen.template, tokenizer=frozen.tokenizer)
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens the tokenizer knows, added ones included; a base's embedding may have more rows."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @cached_property
+    def eos_id(self) -> int:
+        """The token that ends a text. Raises `TemplateRefused` when there is none."""
+        eos = self._tokenizer.token_to_id(self.template.eos_token or "")
+        if eos is not None:
+            return eos
+        if not self.template.stop_ids:
+            raise TemplateRefused("the base model names no end-of-sequence token, so an answer could not end")
+        return self.template.stop_ids[0]
+
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """Token ids of a text; with `special`, behind a BOS where this tokenizer takes one before raw text."""
+        ids = self._encode(text).ids
+        return [*self._bos, *ids] if special else ids
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
+
+    def render_prompt(self, messages: list[dict[str, Json]], tools: list[dict[str, Json]] | None = None) -> list[int]:
+        """The ids that the server feeds before it generates the assistant's next turn.
+
+        Raises `AttuneError` that names the field of a message that cannot be rendered.
+        """
+        conversation = read_messages([*messages], [*tools] if tools else None)
+        try:
+            self._control.refuse_in(conversation)
+            text = self._text.render(self._messages(conversation), conversation.tools, prompt=True)
+        except InvalidExample as error:
+            raise AttuneError(error.message, code=error.code, param=error.field or "messages") from error
+        return self._encode(text).ids
+
+    def render_example(self, example: Example, line: int | None = None) -> list[Rendered]:
+        """The sequences of an example: one, or one for each supervised turn where a template rewrites its past.
+
+        Raises `InvalidExample` (special_token_in_text, template_refuses_example, tool_calls_not_shown), which names
+        `line` where it is given, and `TemplateRefused` when this base's template does not show which tokens are
+        the answer.
+        """
+        try:
+            return self._render(example)
+        except InvalidExample as error:
+            if line is None:
+                raise
+            message, code = f"line {line}: {error.message}", error.code or "invalid_example"
+            raise InvalidExample(message, code=code, line=line, field=error.field) from error
+
+    def _render(self, example: Example) -> list[Rendered]:
+        self._control.refuse_in(example)
+        if isinstance(example, Conversation):
+            return self._render_conversation(example)
+        if isinstance(example, Completion):
+            return [self._render_completion(example)]
+        return [self._render_text(example)]
+
+    def _render_text(self, example: Text) -> Rendered:
+        ids = [*self.encode(example.text, special=True), self.eos_id]
+        return Rendered(ids, [False] + [True] * (len(ids) - 1))
+
+    def _render_completion(self, example: Completion) -> Rendered:
+        prompt = self._encode(example.prompt).ids
+        whole = self._encode(example.prompt + example.completion).ids
+        if whole[: len(prompt)] != prompt:
+            whole = prompt + self._continuation(example.completion)
+        ids = [*self._bos, *whole, self.eos_id]
+        answer = max(1, len(self._bos) + len(prompt))
+        return Rendered(ids, [False] * answer + [True] * (len(ids) - answer))
+
+    def _render_conversation(self, example: Conversation) -> list[Rendered]:
+        messages = self._messages(example)
+        supervised = [i for i, m in enumerate(example.messages) if m.role == "assistant" and m.weight]
+        if not self._opens_turn:
+            raise TemplateRefused(
+                "the chat template has no generation prompt, so it does not show where an answer begins"
+            )
+        whole = self._text.render(messages, example.tools, prompt=False)
+        turns: list[_Turn] = []
+        for index in supervised:
+            last = index == len(messages) - 1
+            text = whole if last else self._text.render(messages[: index + 1], example.tools, prompt=False)
+            prompt = self._text.render(messages[:index], example.tools, prompt=True)
+            turns.append(self._turn(prompt, text))
+        rendered = self._render_turns(whole, turns)
+        if rendered is not None:
+            return [rendered]
+        return [self._render_turns(turn.prompt + turn.answer, [turn]) or self._render_apart(turn) for turn in turns]
+
+    def _turn(self, prompt: str, text: str) -> _Turn:
+        answer = self._answer(prompt, text)
+        # An answer holds no stop token's text (it was refused), so the first one ends the turn
+        stops = [(at, stop) for stop in self._stop_texts if (at := answer.find(stop)) >= 0]
+        if not stops:
+            raise TemplateRefused(
+                "the chat template ends an assistant's turn with no stop token, so a tuned model would never stop"
+            )
+        at, stop = min(stops)
+        return _Turn(prompt, answer, at, at + len(stop))
+
+    def _answer(self, prompt: str, text: str) -> str:
+        """What `text` says after what `prompt` ends in."""
+        if text.startswith(prompt):
+            return text[len(prompt) :]
+        # Some templates write the past otherwise once it is answered (Mistral's drops a system message). The end
+        # of the prompt still shows where the answer begins: no message can contain the special token in it.
+        opening = prompt[max((prompt.rfind(control) for control in self._control.texts), default=0) :]
+        at = text.rfind(opening)
+        if at < 0 or not opening.startswith(self._control.texts):
+            raise TemplateRefused(
+                "the chat template opens the assistant's turn otherwise when generating than when showing an answer, "
+                "so an answer cannot be trained as it would be generated"
+            )
+        return text[at + len(opening) :]
+
+    def _render_turns(self, text: str, turns: list[_Turn]) -> Rendered | None:
+        """One rendering for several turns; None where it does not begin as each turn is served."""
+        encoding = self._encode(text)
+        ids, offsets = encoding.ids, encoding.offsets
+        starts = [start for start, _ in offsets]
+        mask = [False] * len(ids)
+        for turn in turns:
+            if not text.startswith(turn.prompt + turn.answer[: turn.end]):
+                return None
+            answer = self._boundary(text, ids, starts, len(turn.prompt))
+            if answer is None:
+                return None
+            stop = self._first_stop(ids, answer)
+            if not offsets[stop][0] <= len(turn.prompt) + turn.stop < offsets[stop][1]:
+                return None
+            mask[answer : stop + 1] = [True] * (stop + 1 - answer)
+        mask[0] = False
+        return Rendered(ids, mask)
+
+    def _boundary(self, text: str, ids: list[int], starts: list[int], prompt: int) -> int | None:
+        """Index of the first token behind the prompt; None when the prompt alone has other tokens.
+
+        Added tokens split a text before anything else looks at it, so it is enough to encode the prompt's end
+        from its last special token on.
+        """
+        answer = bisect_left(starts, prompt)
+        special = next((i for i in range(answer - 1, -1, -1) if ids[i] in self._special_ids), 0)
+        start = starts[special] if answer else 0
+        return answer if self._encode(text[start:prompt]).ids == ids[special:answer] else None
+
+    def _render_apart(self, turn: _Turn) -> Rendered:
+        """A token would straddle the boundary: encode both sides separately, as generation sees them."""
+        prompt = self._encode(turn.prompt).ids
+        ids = prompt + self._continuation(turn.answer)
+        stop = self._first_stop(ids, len(prompt))
+        mask = [len(prompt) <= index <= stop for index in range(len(ids))]
+        mask[0] = False
+        return Rendered(ids, mask)
+
+    def _first_stop(self, ids: list[int], start: int) -> int:
+        for index in range(start, len(ids)):
+            if ids[index] in self._stop_ids:
+                return index
+        raise TemplateRefused("the text of the end-of-turn token does not become that token in this tokenizer")
+
+    def _continuation(self, text: str) -> list[int]:
+        """Ids of a text that follows another: without the space that some tokenizers put before a beginning."""
+        for lead in self._leads:
+            head = self._encode(lead).ids
+            ids = self._encode(lead + text).ids
+            if ids[: len(head)] == head:
+                return ids[len(head) :]
+        return self._encode(text).ids
+
+    @cached_property
+    def _leads(self) -> list[str]:
+        """What to put before a text so that its first token is that of the middle of a text."""
+        letter = self._tokenizer.token_to_id("a")
+        leads = ("", "\n", "|", "0", "Q")  # several: one of them may grow into a token with the text
+        return [lead for lead in leads if self._encode(lead + "a").ids == [*self._encode(lead).ids, letter]]
+
+    @cached_property
+    def _bos(self) -> list[int]:
+        bos = self._tokenizer.token_to_id(self.template.bos_token or "")
+        return [bos] if self.template.adds_bos and bos is not None else []
+
+    @cached_property
+    def _arguments_form(self) -> Literal["object", "text"] | None:
+        """How the template wants a tool call's arguments; None when it shows no tool calls."""
+        if shows_arguments(self._text, as_text=False):
+            return "object"
+        return "text" if shows_arguments(self._text, as_text=True) else None
+
+    @cached_property
+    def _opens_turn(self) -> bool:
+        probe = probe_turn(self._text)
+        return probe is None or probe.opens_turn
+
+    def _encode(self, text: str) -> Encoding:
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def _texts(self, ids: frozenset[int]) -> list[str]:
+        texts = (self._tokenizer.id_to_token(number) for number in sorted(ids))
+        return [text for text in texts if text]
+
+    def _messages(self, conversation: Conversation) -> list[dict[str, Json]]:
+        """Messages as templates take them. Keys without a value are left out, as transformers does."""
+        return [self._message(message, index) for index, message in enumerate(conversation.messages)]
+
+    def _message(self, message: Message, index: int) -> dict[str, Json]:
+        made: dict[str, Json] = {"role": message.role}
+        if message.role == "developer" and "developer" not in (self.template.chat_template or ""):
+            made["role"] = "system"
+        if message.content is not None:
+            made["content"] = message.content
+        if message.reasoning_content is not None:
+            made["reasoning_content"] = made["thinking"] = message.reasoning_content
+        if message.name is not None:
+            made["name"] = message.name
+        if message.tool_call_id is not None:
+            made["tool_call_id"] = message.tool_call_id
+        if message.tool_calls:
+            if self._arguments_form is None:
+                raise InvalidExample(
+                    "this base model's chat template shows no tool calls; choose another base or remove them",
+                    code="tool_calls_not_shown",
+                    field=f"messages[{index}].tool_calls",
+                )
+            made["tool_calls"] = [self._tool_call(call) for call in message.tool_calls]
+        return made
+
+    def _tool_call(self, call: ToolCall) -> dict[str, Json]:
+        arguments: Json = call.arguments if self._arguments_form == "text" else json.loads(call.arguments)
+        made: dict[str, Json] = {"type": "function", "function": {"name": call.name, "arguments": arguments}}
+        if call.id is not None:
+            made["id"] = call.id
+        return made

@@ -1,0 +1,136 @@
+"""What a user may choose and what a job is frozen to: hyperparameters with bounds, the JobSpec, the resolved run.
+
+All values are in the unit their name says; every choice may be "auto", and `core.plan` resolves an auto with
+a reason in words.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Auto = Literal["auto"]
+MAX_SEED = 2_147_483_647
+MAX_LEARNING_RATE = 5e-3  # above it LoRA diverges on every base we know; refused at create
+
+
+class Frozen(BaseModel):
+    """Immutable, and strict about its keys: a misspelt field is an error, not a silence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Quantization(StrEnum):
+    """How the frozen base is held: NF4 with double quantisation (4.127 bits per weight), or 16/32 bit."""
+
+    NF4 = "nf4"
+    NONE = "none"
+
+
+class Method(StrEnum):
+    SUPERVISED = "supervised"
+
+
+class LoraChoice(Frozen):
+    """LoRA as a user may choose it. `scale` multiplies B·A directly; `alpha` = scale · rank is accepted instead."""
+
+    rank: Annotated[int, Field(ge=1, le=512, strict=True)] | Auto = "auto"
+    scale: Annotated[float, Field(gt=0, le=64, strict=True)] | Auto = "auto"
+    alpha: Annotated[float, Field(gt=0, le=32768, strict=True)] | None = None
+    dropout: Annotated[float, Field(ge=0, le=0.9, strict=True)] | Auto = "auto"
+    target_modules: (
+        Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.]+$")]],
+            Field(min_length=1, max_length=32),
+        ]
+        | Literal["all-linear"]
+    ) = "all-linear"
+
+    @model_validator(mode="after")
+    def _scale_or_alpha(self) -> LoraChoice:
+        if self.alpha is not None and self.scale != "auto":
+            raise ValueError("give scale or alpha, not both: alpha = scale * rank")
+        return self
+
+
+class BasicChoices(Frozen):
+    """OpenAI's three. Strict: "3", 3.5 and true are no number of epochs."""
+
+    n_epochs: Annotated[int, Field(ge=1, le=50, strict=True)] | Auto = "auto"
+    batch_size: Annotated[int, Field(ge=1, le=256, strict=True)] | Auto = "auto"  # examples per optimizer step
+    learning_rate_multiplier: Annotated[float, Field(gt=0, le=1e6, strict=True)] | Auto = "auto"
+
+
+class FineChoices(Frozen):
+    """What may be chosen beyond OpenAI's three."""
+
+    lora: LoraChoice = LoraChoice()
+    quantization: Quantization | Auto = "auto"
+    max_example_tokens: Annotated[int, Field(ge=8, le=1_048_576, strict=True)] | Auto = "auto"
+    warmup_fraction: Annotated[float, Field(ge=0, le=0.5, strict=True)] | Auto = "auto"
+    max_grad_norm: Annotated[float, Field(gt=0, le=1000, strict=True)] | Auto = "auto"
+    weight_decay: Annotated[float, Field(ge=0, le=1, strict=True)] | Auto = "auto"
+    validation_every_steps: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] | Auto = "auto"
+
+
+class Hyperparameters(BasicChoices, FineChoices):
+    """Every training choice, each of which may be "auto"."""
+
+
+class LoraSettings(Frozen):
+    """LoRA as it is trained. `scale` multiplies B·A; PEFT's lora_alpha is scale · rank."""
+
+    rank: int = Field(ge=1, le=512)
+    scale: float = Field(gt=0)
+    dropout: float = Field(ge=0, lt=1)
+    # "all-linear" or module-name endings such as "q_proj"; the engine expands and sorts them
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+
+
+class Resolved(Frozen):
+    """The numbers a run is made with: no auto left. With seed, data and base it determines the adapter."""
+
+    n_epochs: int
+    batch_size: int  # examples per optimizer step
+    learning_rate_multiplier: float
+    learning_rate: float  # absolute peak rate = multiplier * base rate
+    lora: LoraSettings
+    quantization: Quantization
+    max_example_tokens: int
+    warmup_steps: int
+    total_steps: int  # optimizer steps
+    max_grad_norm: float
+    weight_decay: float
+    validation_every_steps: int
+    checkpoint_every_steps: int
+
+
+class Execution(Frozen):
+    """Choices of the machine, fixed at the first claim and kept by every later attempt so that a resumed run
+    is the uninterrupted run."""
+
+    precision: Literal["bfloat16", "float32"]  # of the base's compute
+    micro_tokens: int = Field(ge=8)  # token budget of one packed micro-step
+    threads: int = Field(ge=1)  # CPU threads of the engine
+
+
+class ShownHyperparameters(Frozen):
+    """OpenAI's three, as a job echoes them."""
+
+    batch_size: int | Auto
+    learning_rate_multiplier: float | Auto
+    n_epochs: int | Auto
+
+
+class JobSpec(Frozen):
+    """What a job was asked to be: frozen at create."""
+
+    base_model: str  # catalog id
+    start_model: str | None = None  # a fine-tuned model or checkpoint to continue from
+    training_file: str
+    validation_file: str | None = None
+    method: Method = Method.SUPERVISED
+    hyperparameters: Hyperparameters = Hyperparameters()
+    seed: int = Field(ge=0, le=MAX_SEED)

@@ -1,0 +1,86 @@
+"""Bytes on their way: counted and hashed as they pass, and held back at the end until they are proven."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+READ_BYTES = 1024 * 1024
+
+
+class StorageCorrupt(Exception):
+    """The bytes that came back are not the bytes that were written."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What an object holds."""
+
+    bytes: int
+    sha256: str
+
+
+class Tally:
+    def __init__(self) -> None:
+        self._bytes = 0
+        self._sha256 = hashlib.sha256()
+
+    def add(self, chunk: bytes) -> None:
+        self._bytes += len(chunk)
+        self._sha256.update(chunk)
+
+    def stored(self) -> Stored:
+        return Stored(self._bytes, self._sha256.hexdigest())
+
+
+class Checked:
+    """Passes chunks on; the last one only when size and hash agree."""
+
+    def __init__(self, key: str, size: int, sha256: str | None) -> None:
+        self._key = key
+        self._size = size
+        self._sha256 = sha256
+        self._tally = Tally()
+        self._held: bytes | None = None
+
+    def release(self, chunk: bytes) -> Iterator[bytes]:
+        self._tally.add(chunk)
+        if self._held is not None:
+            yield self._held
+        self._held = chunk
+
+    def end(self) -> Iterator[bytes]:
+        stored = self._tally.stored()
+        if stored.bytes != self._size:
+            raise StorageCorrupt(f"{self._key} ended after {stored.bytes} of {self._size} bytes")
+        if self._sha256 is not None and stored.sha256 != self._sha256:
+            raise StorageCorrupt(f"{self._key} has sha256 {stored.sha256}, expected {self._sha256}")
+        if self._held is not None:
+            yield self._held
+
+
+def hashed(chunks: Iterable[bytes], write: Callable[[bytes], object] | None = None) -> Stored:
+    tally = Tally()
+    for chunk in chunks:
+        tally.add(chunk)
+        if write is not None:
+            write(chunk)
+    return tally.stored()
+
+
+async def blocks_of(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """The same bytes in blocks of at least READ_BYTES (network chunks are small, a thread's turn is dear)."""
+    block = bytearray()
+    async for chunk in chunks:
+        block += chunk
+        if len(block) >= READ_BYTES:
+            yield bytes(block)
+            block.clear()
+    if block:
+        yield bytes(block)
+
+
+async def nothing() -> AsyncIterator[bytes]:
+    for chunk in ():
+        yield chunk

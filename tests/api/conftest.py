@@ -1,0 +1,30 @@
+"""One running web side for each kind of deployment, and a project of its own for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from core.settings import Settings
+from tests import services
+from tests.api.place import Place, Tenant, place
+
+
+@pytest.fixture(scope="session", params=["embedded", "distributed"])
+def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """SQLite and a folder, or Postgres and S3."""
+    values: dict[str, object] = {"data_dir": tmp_path_factory.mktemp(request.param), "log_level": "warning"}
+    if request.param == "distributed":
+        postgres: services.Postgres = request.getfixturevalue("postgres_server")
+        s3: services.S3 = request.getfixturevalue("s3_server")
+        values["database_url"] = postgres.url(postgres.create_database())
+        for name, value in s3.settings(s3.create_bucket(), "prefix").items():
+            values[name.removeprefix("ATTUNE_").lower()] = value
+    with place(Settings(**values)) as running:  # pyright: ignore[reportArgumentType]
+        yield running
+
+
+@pytest.fixture
+def tenant(web: Place) -> Tenant:
+    return web.tenant()

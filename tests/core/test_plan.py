@@ -1,0 +1,291 @@
+"""The plan's arithmetic: figures known from public models, every auto with its reason, every refusal."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.errors import AttuneError, InvalidExample
+from core.jsonl import Json
+from core.model_shape import NF4_BYTES
+from core.plan import (
+    Counter,
+    DataCounts,
+    base_learning_rate,
+    memory,
+    resolve,
+    shape_of,
+    trainable_parameters,
+)
+from core.render import Rendered
+from core.spec import MAX_LEARNING_RATE, Execution, Hyperparameters, LoraChoice, LoraSettings, Quantization
+
+LLAMA3_8B: dict[str, Json] = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": False,
+}
+LLAMA2_7B: dict[str, Json] = {
+    **LLAMA3_8B,
+    "intermediate_size": 11008,
+    "num_key_value_heads": 32,
+    "vocab_size": 32000,
+    "max_position_embeddings": 4096,
+}
+QWEN3_06B: dict[str, Json] = {
+    "model_type": "qwen3",
+    "hidden_size": 1024,
+    "num_hidden_layers": 28,
+    "intermediate_size": 3072,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151936,
+    "max_position_embeddings": 40960,
+    "tie_word_embeddings": True,
+}
+PHI3_MINI: dict[str, Json] = {
+    "model_type": "phi3",
+    "hidden_size": 3072,
+    "num_hidden_layers": 32,
+    "intermediate_size": 8192,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 32064,
+    "max_position_embeddings": 4096,
+}
+TINY: dict[str, Json] = {
+    "hidden_size": 192,
+    "num_hidden_layers": 4,
+    "intermediate_size": 512,
+    "num_attention_heads": 4,
+    "vocab_size": 1400,
+    "max_position_embeddings": 512,
+}
+SHAPE = shape_of(LLAMA3_8B)
+DATA = DataCounts(examples=1000, tokens=200_000, supervised_tokens=50_000, longest_tokens=900, longest_line=17)
+RANK_16 = LoraSettings(rank=16, scale=2.0, dropout=0.0)
+
+
+def counts(examples: int) -> DataCounts:
+    return replace(DATA, examples=examples, tokens=200 * examples, supervised_tokens=50 * examples)
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [(LLAMA3_8B, 8_030_261_248), (LLAMA2_7B, 6_738_415_616), (PHI3_MINI, 3_821_079_552)],
+)
+def test_parameters_are_those_of_the_published_weights(config: dict[str, Json], parameters: int) -> None:
+    assert shape_of(config).parameters == parameters
+
+
+@pytest.mark.parametrize(
+    ("config", "trainable"),
+    [(LLAMA3_8B, 41_943_040), (LLAMA2_7B, 39_976_960), (QWEN3_06B, 10_092_544), (PHI3_MINI, 25_165_824)],
+)
+def test_trainable_parameters_are_those_peft_prints(config: dict[str, Json], trainable: int) -> None:
+    assert trainable_parameters(shape_of(config), RANK_16) == trainable
+
+
+def test_targets_are_endings_of_paths() -> None:
+    def trained(*targets: str) -> int:
+        return trainable_parameters(SHAPE, RANK_16.model_copy(update={"target_modules": targets}))
+
+    queries_and_values = 32 * 16 * (4096 + 4096 + 4096 + 1024)
+    assert trained("q_proj", "v_proj") == queries_and_values
+    assert trained("self_attn.q_proj", "v_proj") == queries_and_values
+    assert trained("layers.3.self_attn.q_proj") == 16 * (4096 + 4096)
+    assert trained("proj") == 0
+
+
+def test_a_nested_configuration_and_a_known_count_are_used() -> None:
+    shape = shape_of({"model_type": "gemma3", "text_config": TINY, "tie_word_embeddings": True}, 2_000_000)
+    assert (shape.hidden, shape.head_dim, shape.tied, shape.parameters) == (192, 48, True, 2_000_000)
+    with pytest.raises(AttuneError, match="does not say hidden_size") as caught:
+        shape_of({})
+    assert caught.value.code == "unsupported_base_model"
+
+
+def test_memory_by_part() -> None:
+    resolved, _ = resolve(Hyperparameters(), DATA, None, SHAPE)
+    parts = memory(resolved, SHAPE)
+    assert math.isclose(NF4_BYTES * 8, 4.127, abs_tol=0.0005)  # bits a weight: QLoRA, section 3
+    assert parts["base_linears"] == int(32 * 218_103_808 * NF4_BYTES)
+    assert parts["base_embeddings"] == 2 * (2 * 128256 * 4096 + 65 * 4096)
+    assert parts["adapter_and_optimizer"] == 16 * 41_943_040
+    assert all(size > 0 for size in parts.values())
+
+    sixteen, _ = resolve(Hyperparameters(quantization=Quantization.NONE), DATA, None, SHAPE)
+    in_16_bit = memory(sixteen, SHAPE)
+    assert in_16_bit["base_linears"] + in_16_bit["base_embeddings"] == 2 * 8_030_261_248
+    assert in_16_bit["dequantized_layer"] == 0
+
+    small = Execution(precision="bfloat16", micro_tokens=512, threads=1)
+    wide = Execution(precision="float32", micro_tokens=4096, threads=1)
+    # A micro-step holds the longest example at least
+    assert (
+        memory(resolved, SHAPE, small)["activations"] * 4096 * 2 == memory(resolved, SHAPE, wide)["activations"] * 900
+    )
+    assert memory(resolved, SHAPE, small, longest_tokens=100)["activations"] < parts["activations"]
+
+
+def test_learning_rates_fall_with_size() -> None:
+    rates = [base_learning_rate(replace(SHAPE, parameters=10**power)) for power in range(6, 13)]
+    assert rates == sorted(rates, reverse=True)
+    assert base_learning_rate(shape_of(LLAMA2_7B)) == 2e-4
+    assert base_learning_rate(replace(SHAPE, parameters=65_000_000_000)) == 1e-4
+    assert base_learning_rate(shape_of(TINY)) == 3e-3
+    assert max(rates) < MAX_LEARNING_RATE
+
+
+def test_all_autos() -> None:
+    resolved, reasons = resolve(Hyperparameters(), DATA, counts(100), SHAPE)
+    assert (resolved.n_epochs, resolved.batch_size, resolved.total_steps) == (3, 8, 375)
+    assert (resolved.learning_rate_multiplier, resolved.learning_rate) == (1.0, 2e-4)
+    assert resolved.lora == RANK_16
+    assert resolved.quantization is Quantization.NF4
+    assert resolved.max_example_tokens == 900
+    assert (resolved.warmup_steps, resolved.max_grad_norm, resolved.weight_decay) == (12, 1.0, 0.0)
+    assert (resolved.checkpoint_every_steps, resolved.validation_every_steps) == (125, 25)
+    names = set(Hyperparameters.model_fields) - {"lora"} | {f"lora.{name}" for name in LoraSettings.model_fields}
+    assert set(reasons) == names | {"learning_rate"}
+    assert all(len(reason) > 10 for reason in reasons.values())
+    assert "41.9 M parameters" in reasons["lora.rank"]
+
+
+def test_what_is_chosen_stays() -> None:
+    chosen = Hyperparameters(
+        n_epochs=7,
+        batch_size=64,
+        learning_rate_multiplier=0.5,
+        lora=LoraChoice(rank=64, alpha=16, dropout=0.1, target_modules=["v_proj", "q_proj"]),
+        quantization=Quantization.NONE,
+        max_example_tokens=1024,
+        warmup_fraction=0,
+        max_grad_norm=0.3,
+        weight_decay=0.01,
+        validation_every_steps=9,
+    )
+    resolved, reasons = resolve(chosen, DATA, None, SHAPE)
+    assert (resolved.n_epochs, resolved.batch_size, resolved.total_steps) == (7, 64, 7 * 16)
+    assert resolved.learning_rate == 1e-4
+    assert resolved.lora == LoraSettings(rank=64, scale=0.25, dropout=0.1, target_modules=("q_proj", "v_proj"))
+    assert (resolved.max_example_tokens, resolved.warmup_steps, resolved.validation_every_steps) == (1024, 0, 9)
+    assert (resolved.max_grad_norm, resolved.weight_decay) == (0.3, 0.01)
+    assert reasons["n_epochs"] == reasons["lora.rank"] == "as you chose"
+    assert reasons["lora.scale"] == "alpha 16 over rank 64"
+
+
+@given(examples=st.integers(10, 2_000_000), validation=st.none() | st.integers(1, 10_000))
+def test_every_size_of_file_gets_a_sound_plan(examples: int, validation: int | None) -> None:
+    held_out = None if validation is None else counts(validation)
+    started = time.perf_counter()
+    resolved, _ = resolve(Hyperparameters(), counts(examples), held_out, SHAPE)
+    memory(resolved, SHAPE)
+    elapsed_s = time.perf_counter() - started
+    assert elapsed_s < 0.5  # far above the 5 ms it takes, for a busy machine
+    assert 1 <= resolved.n_epochs <= 10
+    assert 1 <= resolved.batch_size <= 32
+    assert resolved.total_steps == resolved.n_epochs * resolved.checkpoint_every_steps
+    assert resolved.checkpoint_every_steps == math.ceil(examples / resolved.batch_size)
+    assert resolved.total_steps >= 80
+    assert 0 < resolved.warmup_steps < resolved.total_steps / 10
+    if held_out is None:
+        assert resolved.validation_every_steps == resolved.total_steps
+    else:
+        assert 10 <= resolved.total_steps / resolved.validation_every_steps <= 20
+
+
+def test_a_plan_answers_at_once() -> None:
+    fastest = math.inf
+    for _ in range(20):
+        started = time.perf_counter()
+        resolve(Hyperparameters(), DATA, counts(100), SHAPE)
+        fastest = min(fastest, time.perf_counter() - started)
+    assert fastest < 0.005
+
+
+@pytest.mark.parametrize(
+    ("data", "validation", "choice", "code", "param", "text"),
+    [
+        (
+            counts(3),
+            None,
+            {},
+            "invalid_n_examples",
+            "training_file",
+            "Training file has 3 example(s), but must have at least 10 examples",
+        ),
+        (
+            DATA,
+            counts(0),
+            {},
+            "invalid_n_examples",
+            "validation_file",
+            "Validation file has 0 example(s), but must have at least 1 examples",
+        ),
+        (replace(DATA, supervised_tokens=0), None, {}, "no_supervised_tokens", "training_file", "no token to learn"),
+        (DATA, replace(DATA, supervised_tokens=0), {}, "no_supervised_tokens", "validation_file", "no token to learn"),
+        (
+            replace(DATA, longest_tokens=9000),
+            None,
+            {},
+            "example_too_long",
+            "training_file",
+            "line 17 of the training file has 9000 tokens, but at most 8192 can be trained on; shorten or split it",
+        ),
+        (
+            DATA,
+            replace(DATA, longest_tokens=950, longest_line=3),
+            {"max_example_tokens": 900},
+            "example_too_long",
+            "validation_file",
+            "line 3 of the validation file has 950 tokens, but at most 900 can be trained on; shorten or split it "
+            "or raise max_example_tokens (at most 8192)",
+        ),
+        (
+            DATA,
+            None,
+            {"max_example_tokens": 10_000},
+            "invalid_max_example_tokens",
+            "hyperparameters.max_example_tokens",
+            "at most 8192 tokens",
+        ),
+        (
+            DATA,
+            None,
+            {"learning_rate_multiplier": 30},
+            "invalid_learning_rate",
+            "hyperparameters.learning_rate_multiplier",
+            "learning_rate_multiplier 30 times the base rate 0.0002 is 0.006, above 0.005",
+        ),
+    ],
+)
+def test_refusals(
+    data: DataCounts, validation: DataCounts | None, choice: dict[str, int], code: str, param: str, text: str
+) -> None:
+    with pytest.raises(AttuneError) as caught:
+        resolve(Hyperparameters.model_validate(choice), data, validation, SHAPE)
+    assert (caught.value.code, caught.value.param) == (code, param)
+    assert text in caught.value.message
+
+
+def test_counting() -> None:
+    counter = Counter()
+    counter.add(1, [Rendered([1, 2, 3], [False, True, True])])
+    counter.add(5, [Rendered([1, 2], [False, True]), Rendered([1, 2, 3, 4], [False, False, False, True])])
+    assert counter.counts() == DataCounts(2, 9, 4, 4, 5)
+    with pytest.raises(InvalidExample, match="line 6") as caught:
+        counter.add(6, [Rendered([1, 2], [False, False])])
+    assert (caught.value.code, caught.value.line) == ("no_supervised_tokens", 6)

@@ -1,0 +1,456 @@
+"""The renderer against transformers' own, over the templates and the kinds of tokenizer of well-known families."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from unicodedata import normalize
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from core.chat_template import Template
+from core.errors import AttuneError, InvalidExample, TemplateRefused
+from core.examples import Completion, Conversation, Message, Text, ToolCall
+from core.render import Rendered, Renderer
+from tests.core.chat_families import CHATML, Family, byte_level, families
+
+TODAY = datetime.date.today().isoformat()
+FAMILIES = {family.name: family for family in families()}
+
+
+class Base:
+    """One family as our renderer and as transformers read it."""
+
+    def __init__(self, family: Family, folder: Path) -> None:
+        self.family = family
+        self.folder = family.write(folder)
+        self.renderer = Renderer.from_folder(self.folder, TODAY)
+        self.reference: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(self.folder)
+
+    def reference_ids(self, messages: list[dict], *, prompt: bool, tools: list[dict] | None = None) -> list[int]:
+        ids = self.reference.apply_chat_template(
+            messages, tools=tools, add_generation_prompt=prompt, tokenize=True, return_dict=False
+        )
+        if prompt and self.family.name == "deepseek-r1":
+            text = self.reference.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            ids = self.reference(text.removesuffix("<think>\n"), add_special_tokens=False)["input_ids"]
+        return ids
+
+    def show(self, ids: list[int]) -> str:
+        return self.renderer.decode(ids, skip_special=False)
+
+    def supervised(self, rendered: Rendered) -> list[str]:
+        """The supervised runs as text."""
+        return [self.show(rendered.token_ids[a:b]).lstrip(" ") for a, b in spans(rendered)]
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Base]:
+    return {name: Base(family, tmp_path_factory.mktemp("base")) for name, family in FAMILIES.items()}
+
+
+@pytest.fixture(params=FAMILIES)
+def base(request: pytest.FixtureRequest, bases: dict[str, Base]) -> Base:
+    return bases[request.param]
+
+
+def spans(rendered: Rendered) -> Iterator[tuple[int, int]]:
+    start = None
+    for index, on in enumerate([*rendered.mask, False]):
+        if on and start is None:
+            start = index
+        elif not on and start is not None:
+            yield start, index
+            start = None
+
+
+def plain(message: Message) -> dict:
+    made = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        made["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": json.loads(call.arguments)},
+            }
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        made["tool_call_id"] = message.tool_call_id
+    return made
+
+
+def chat(*turns: str, system: str | None = None, weights: tuple[int, ...] = ()) -> Conversation:
+    """User and assistant in turn."""
+    messages = [Message("system", system)] if system is not None else []
+    for index, text in enumerate(turns):
+        weight = weights[index // 2] if index % 2 and weights else 1
+        messages.append(Message("assistant" if index % 2 else "user", text, weight))
+    return Conversation(tuple(messages))
+
+
+def check(base: Base, example: Conversation) -> list[Rendered]:
+    """What must hold for every conversation: same ids as transformers, served prompts before every answer, an end
+    token behind it."""
+    rendered = base.renderer.render_example(example)
+    messages = [plain(message) for message in example.messages]
+    answers = [i for i, m in enumerate(example.messages) if m.role == "assistant" and m.weight]
+    tools = list(example.tools) or None
+    found = [(sequence, span) for sequence in rendered for span in spans(sequence)]
+    assert len(found) == len(answers)
+    for index, (sequence, (start, end)) in zip(answers, found, strict=True):
+        served = base.renderer.render_prompt(messages[:index], tools)
+        assert served == base.reference_ids(messages[:index], prompt=True, tools=tools)
+        assert sequence.token_ids[:start] == served
+        assert sequence.token_ids[end - 1] in base.renderer.template.stop_ids
+        assert not set(sequence.token_ids[start : end - 1]) & set(base.renderer.template.stop_ids)
+        answer = base.renderer.decode(sequence.token_ids[start:end])
+        content = (example.messages[index].content or "").strip()
+        assert normalize("NFD", content) in normalize("NFD", answer)
+    for sequence in rendered:
+        assert len(sequence.mask) == len(sequence.token_ids)
+        assert not sequence.mask[0]
+        bos = base.reference.bos_token_id
+        if bos is not None and base.family.name not in ("zephyr", "phi3", "smollm2", "llama2"):
+            assert sequence.token_ids.count(bos) == 1
+            assert sequence.token_ids[0] == bos
+    counts = (len(messages), answers[0] + 1)
+    wholes = [base.reference_ids(messages[:count], prompt=False, tools=tools) for count in counts]
+    if base.family.name != "mistral" or example.messages[0].role != "system":  # its template drops a system message
+        assert base.show(rendered[0].token_ids) in [base.show(whole) for whole in wholes]
+    return rendered
+
+
+END = {
+    "qwen2.5": "<|im_end|>",
+    "qwen3": "<|im_end|>",
+    "smollm2": "<|im_end|>",
+    "llama3": "<|eot_id|>",
+    "llama2": "</s>",
+    "mistral": "</s>",
+    "gemma": "<end_of_turn>",
+    "phi3": "<|end|>",
+    "zephyr": "</s>",
+    "gpt-oss": "<|return|>",
+    "deepseek-r1": "<｜end▁of▁sentence｜>",
+}
+LEAD = {"qwen3": "<think>\n\n</think>\n\n", "gpt-oss": "<|channel|>final<|message|>"}
+
+
+def test_one_turn_is_the_reference_and_the_answer_with_its_end_is_supervised(base: Base) -> None:
+    example = chat("What is 12 + 30?", "It is 42.\n\nIndeed.")
+    (rendered,) = check(base, example)
+    assert rendered.token_ids == base.reference_ids([plain(m) for m in example.messages], prompt=False)
+    (answer,) = base.supervised(rendered)
+    space = " " if base.family.name == "llama2" else ""
+    assert answer == LEAD.get(base.family.name, "") + "It is 42.\n\nIndeed." + space + END[base.family.name]
+
+
+def test_several_turns(base: Base) -> None:
+    system = "Answer briefly." if base.family.system else None
+    rendered = check(base, chat("Hi", "Hello!", "And you?", "Fine, thanks.", system=system))
+    # These rewrite a former turn, so that each answer has to be shown as the last
+    assert len(rendered) == (2 if base.family.name in ("qwen3", "gpt-oss", "mistral") else 1)
+
+
+def test_weight_zero_is_context_only(base: Base) -> None:
+    rendered = check(base, chat("Hi", "wrong answer", "And you?", "right answer", weights=(0, 1)))
+    assert len(rendered) == 1
+    assert "wrong answer" not in "".join(base.supervised(rendered[0]))
+    assert "wrong answer" in base.show(rendered[0].token_ids)
+    (first, *_) = check(base, chat("Hi", "right answer", "And you?", "wrong answer", weights=(1, 0)))
+    assert "wrong answer" not in "".join(base.supervised(first))
+
+
+ANSWERS = [
+    "\nstarts with a line",
+    "\n\n  indented",
+    " starts with a space",
+    "\t",
+    "ends with spaces  \n\n",
+    "\u0301combining at the start",
+    "é",
+    "👩‍👩‍👧 family",
+    "你好\u2028next",
+    "{",
+    "...",
+    "<<SYS>>",
+    "'s",
+    "1",
+]
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_a_token_across_the_boundary_is_never_trained(base: Base, answer: str) -> None:
+    check(base, chat("Question: \n", answer, "again ", answer))
+
+
+TRICKY = st.text(alphabet=" \n\tab.1'é\u0301👍你<|>[]/", min_size=1, max_size=12)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(turns=st.lists(TRICKY, min_size=2, max_size=4).filter(lambda turns: len(turns) % 2 == 0))
+def test_any_text(bases: dict[str, Base], turns: list[str]) -> None:
+    for base in bases.values():
+        check(base, chat(*turns))
+
+
+def test_one_renderer_and_its_frozen_form_agree(base: Base) -> None:
+    renderer = base.renderer
+    frozen = Template.from_json(renderer.template.to_json())
+    again = Renderer(renderer.tokenizer_json, frozen)
+    assert frozen == renderer.template
+    assert frozen.hash == renderer.template.hash
+    example = chat("Hi", "Hello!", "And you?", "Fine, thanks.")
+    assert again.render_example(example) == renderer.render_example(example)
+    assert again.vocab_size == len(base.reference)
+
+
+def test_raw_text_and_completions(base: Base) -> None:
+    renderer, reference = base.renderer, base.reference
+    with_bos = reference("Some text.")["input_ids"]
+    assert renderer.encode("Some text.", special=True) == with_bos
+    (text,) = renderer.render_example(Text("Some text."))
+    assert text.token_ids == [*with_bos, renderer.eos_id]
+    assert text.mask == [False] + [True] * len(with_bos)
+
+    for prompt, completion in (("Some text", " and more"), ("Some ", "text"), ("line\n", "\nline"), ("", "text")):
+        (pair,) = renderer.render_example(Completion(prompt, completion))
+        head = renderer.encode(prompt, special=True)
+        assert pair.token_ids[: len(head)] == head
+        first = max(1, len(head))
+        assert pair.mask == [False] * first + [True] * (len(pair.mask) - first)
+        assert pair.token_ids[-1] == renderer.eos_id
+        if prompt.strip():
+            assert renderer.decode(pair.token_ids) == renderer.decode(renderer.encode(prompt + completion))
+
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "look_up",
+        "description": "Looks up the weather.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string", "description": "Ort in Übersee"}}},
+    },
+}
+CALL = ToolCall("look_up", '{"city": "Zürich", "days": 3}', "call12345")
+TOOL_CHAT = Conversation(
+    (
+        Message("user", "Weather in Zürich?"),
+        Message("assistant", None, tool_calls=(CALL,)),
+        Message("tool", '{"sky": "clear"}', tool_call_id="call12345"),
+        Message("assistant", "It is clear."),
+    ),
+    (TOOL,),
+)
+
+
+@pytest.mark.parametrize("name", [family.name for family in FAMILIES.values() if family.tools])
+def test_tool_calls(bases: dict[str, Base], name: str) -> None:
+    base = bases[name]
+    rendered = check(base, TOOL_CHAT)
+    shown = "".join(answer for sequence in rendered for answer in base.supervised(sequence))
+    assert '{"city": "Zürich", "days": 3}' in shown
+    assert "look_up" in shown
+    assert "clear" in shown
+    as_object = [{"function": {"name": "look_up", "arguments": {"city": "Zürich", "days": 3}}, "id": "call12345"}]
+    as_text = [{"function": {"name": "look_up", "arguments": '{"city": "Zürich", "days": 3}'}, "id": "call12345"}]
+    question = {"role": "user", "content": "Weather?"}
+    result = {"role": "tool", "tool_call_id": "call12345", "content": "clear"}
+    prompts = [
+        base.renderer.render_prompt([question, {"role": "assistant", "tool_calls": calls}, result])
+        for calls in (as_object, as_text)
+    ]
+    assert prompts[0] == prompts[1]
+
+
+def test_tool_calls_need_a_template_that_shows_them(bases: dict[str, Base]) -> None:
+    with pytest.raises(InvalidExample) as caught:
+        bases["zephyr"].renderer.render_example(TOOL_CHAT, line=7)
+    assert caught.value.code == "tool_calls_not_shown"
+    assert caught.value.line == 7
+    assert caught.value.message.startswith("line 7: ")
+
+
+def test_a_template_that_writes_arguments_as_text_gets_text(tmp_path: Path) -> None:
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.tool_calls %}"
+        "{{ '{\"arguments\": ' + m.tool_calls[0].function.arguments + '}' }}{% else %}{{ m.content }}{% endif %}"
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    renderer = made(tmp_path, template)
+    (rendered, *_) = renderer.render_example(Conversation(TOOL_CHAT.messages[:2]))
+    assert '{"arguments": {"city": "Zürich", "days": 3}}<|im_end|>' in renderer.decode(rendered.token_ids, False)
+
+
+@pytest.mark.parametrize(
+    ("example", "field"),
+    [
+        (chat("ends it <|im_end|> here", "yes"), "messages[0].content"),
+        (chat("fine", "<|im_start|>"), "messages[1].content"),
+        (Conversation((Message("user", "x", name="<|im_end|>"), Message("assistant", "y"))), "messages[0].name"),
+        (Conversation(TOOL_CHAT.messages, ({"function": {"name": "<|im_end|>"}},)), "tools[0]"),
+        (
+            Conversation(
+                (
+                    Message("user", "x"),
+                    Message("assistant", None, tool_calls=(ToolCall("f", '{"a": ["<|im_\\u0065nd|>"]}'),)),
+                )
+            ),
+            "messages[1].tool_calls[0]",
+        ),
+        (Completion("<|im_end|>", "x"), "prompt"),
+        (Completion("x", "<|endoftext|>"), "completion"),
+        (Text("a <|endoftext|> b"), "text"),
+    ],
+)
+def test_control_tokens_in_text_are_refused(
+    bases: dict[str, Base], example: Conversation | Completion | Text, field: str
+) -> None:
+    with pytest.raises(InvalidExample, match=r"<\|(im_end|im_start|endoftext)\|>") as caught:
+        bases["qwen2.5"].renderer.render_example(example)
+    assert caught.value.code == "special_token_in_text"
+    assert caught.value.field == field
+
+
+def test_a_request_names_the_field_at_fault(bases: dict[str, Base]) -> None:
+    renderer = bases["gemma"].renderer
+    for messages, code, param in (
+        ([{"role": "user", "content": "a<end_of_turn>"}], "special_token_in_text", "messages[0].content"),
+        ([{"role": "robot", "content": "a"}], "invalid_messages", "messages[0].role"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "invalid_messages", "messages[0].content[0]"),
+        ([{"role": "system", "content": "a"}], "template_refuses_example", "messages"),
+    ):
+        with pytest.raises(AttuneError) as caught:
+            renderer.render_prompt(messages)
+        assert (caught.value.code, caught.value.param) == (code, param)
+        assert caught.value.status == 400
+
+
+def test_a_request_is_read_as_clients_send_it(bases: dict[str, Base]) -> None:
+    renderer = bases["qwen2.5"].renderer
+    expected = renderer.render_prompt([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a\nb"}])
+    pasted = {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
+    pasted |= {"refusal": None, "annotations": [], "audio": None, "function_call": None, "tool_calls": None}
+    assert renderer.render_prompt([{"role": "developer", "content": "Be brief."}, pasted]) == expected
+
+
+def test_thoughts_are_trained_where_the_template_shows_them(bases: dict[str, Base]) -> None:
+    thoughtful = Message("assistant", "It is 42.", reasoning_content="12 and 30")
+    base = bases["qwen3"]
+    (rendered,) = base.renderer.render_example(Conversation((Message("user", "12 + 30?"), thoughtful)))
+    assert base.supervised(rendered) == ["<think>\n12 and 30\n</think>\n\nIt is 42.<|im_end|>"]
+    base = bases["gpt-oss"]
+    (rendered,) = base.renderer.render_example(Conversation((Message("user", "12 + 30?"), thoughtful)))
+    assert base.supervised(rendered)[0].startswith("<|channel|>analysis<|message|>12 and 30<|end|>")
+
+
+def test_the_date_is_the_frozen_one(bases: dict[str, Base]) -> None:
+    renderer = Renderer.from_folder(bases["llama3"].folder, "2031-02-03")
+    prompt = [{"role": "user", "content": "Hi"}]
+    assert "Today Date: 03 Feb 2031" in renderer.decode(renderer.render_prompt(prompt))
+    assert renderer.template.hash != bases["llama3"].renderer.template.hash
+
+
+def made(folder: Path, template: str | None, **config: object) -> Renderer:
+    byte_level(CHATML).save(str(folder / "tokenizer.json"))
+    values = {"eos_token": "<|endoftext|>", **({} if template is None else {"chat_template": template}), **config}
+    (folder / "tokenizer_config.json").write_text(json.dumps(values))
+    return Renderer.from_folder(folder, TODAY)
+
+
+TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (None, "no chat template"),
+        (TURNS.replace("<|im_end|>", "") + "{{ '<|im_start|>assistant\n' if add_generation_prompt }}", "no stop token"),
+        (TURNS, "no generation prompt"),
+        (TURNS + "{{ 'Answer:' if add_generation_prompt }}", "otherwise when generating"),
+    ],
+)
+def test_templates_that_do_not_show_the_answer_are_refused(tmp_path: Path, template: str | None, reason: str) -> None:
+    renderer = made(tmp_path, template)
+    with pytest.raises(TemplateRefused, match=reason):
+        renderer.render_example(chat("Hi", "Hello"))
+    assert renderer.render_example(Text("Raw text still works."))
+
+
+def test_a_broken_template_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TemplateRefused, match="does not compile"):
+        made(tmp_path, "{% for m in messages %}")
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "{{ messages.__class__.__mro__ }}",
+        "{{ ''.__class__ }}{{ messages.append(1) }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{% set n = namespace(__class__=1) %}",
+        "{% set n = namespace() %}{% set n.__class__ = 1 %}",
+        "{{ dict.__subclasses__() }}",
+        "{{ dict.mro() }}",
+        "{{ '%s' | format(messages) }}{{ raise_exception('stop') }}",
+        "{% for i in range(10000000) %}x{% endfor %}",
+    ],
+)
+def test_templates_run_in_a_sandbox(tmp_path: Path, attack: str) -> None:
+    renderer = made(tmp_path, attack + "<|im_end|>")
+    with pytest.raises(AttuneError) as caught:
+        renderer.render_prompt([{"role": "user", "content": "Hi"}])
+    assert caught.value.code == "template_refuses_example"
+
+
+def test_a_tool_template_is_used_for_tools(tmp_path: Path) -> None:
+    named = [
+        {"name": "default", "template": TURNS + "<|im_start|>assistant\n"},
+        {"name": "tool_use", "template": "{{ tools | tojson }}" + TURNS + "<|im_start|>assistant\n"},
+    ]
+    renderer = made(tmp_path, None, chat_template=named)
+    question = [{"role": "user", "content": "Hi"}]
+    assert "Übersee" in renderer.decode(renderer.render_prompt(question, [TOOL]))
+    assert "look_up" not in renderer.decode(renderer.render_prompt(question))
+
+
+def test_files_win_over_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text("from the file{{ eos_token }}")
+    renderer = made(tmp_path, "from the configuration")
+    assert renderer.decode(renderer.render_prompt([{"role": "user", "content": "Hi"}])) == "from the file"
+
+
+def test_bos_is_by_the_tokenizer_and_not_by_its_configuration(tmp_path: Path) -> None:
+    for adds_bos in (True, False):
+        folder = FAMILIES["mistral"].write(tmp_path / str(adds_bos))
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps({**config, "add_bos_token": adds_bos}))
+        ours, theirs = Renderer.from_folder(folder, TODAY), AutoTokenizer.from_pretrained(folder)
+        assert ours.encode("text", special=True) == theirs("text")["input_ids"]
+
+
+def test_stops_are_all_that_any_file_names(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [0, 1]}')
+    template = "{% for m in messages %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    assert made(tmp_path, template).template.stop_ids == (0, 1, 2)
+
+
+def test_another_tokenizer_is_refused(bases: dict[str, Base]) -> None:
+    with pytest.raises(AttuneError) as caught:
+        Renderer(bases["gemma"].renderer.tokenizer_json, bases["qwen3"].renderer.template)
+    assert caught.value.code == "tokenizer_mismatch"
+    with pytest.raises(AttuneError) as caught:
+        Template.from_json('{"chat_template": 3}')
+    assert caught.value.code == "invalid_template"
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AttuneError, match=r"no tokenizer\.json") as caught:
+        Renderer.from_folder(tmp_path, TODAY)
+    assert caught.value.code == "invalid_base_model"

@@ -1,0 +1,211 @@
+"""The main path over the embedded defaults, as users walk it: upload, train, watch, chat, download; and every kill.
+
+One service and one base for the whole module; the official client does all that it can.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from openai import OpenAI
+
+from tests.engine.tiny_base import make_base
+from tests.live import BASE, Live, live_service, wait_for_step, wait_until_ended
+
+QUICK = {"lora": {"rank": 4, "dropout": 0.05}}
+ANSWERS = ("the customer asks", "send it to Berlin", "three blue shirts", "today")
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    base = make_base(tmp_path_factory.mktemp("base") / BASE)
+    environment = {"ATTUNE_SNAPSHOT_INTERVAL_S": "1", "ATTUNE_BEAT_S": "1", "ATTUNE_LEASE_S": "10"}
+    with live_service(tmp_path_factory.mktemp("data"), base, environment) as service:
+        service.wait_for_worker()
+        yield service
+
+
+@pytest.fixture(scope="module")
+def client(live: Live) -> OpenAI:
+    return live.client()
+
+
+def examples(count: int) -> bytes:
+    """A training file that a base of random weights learns within a few epochs."""
+    rows = [
+        [{"role": "user", "content": f"order {n}?"}, {"role": "assistant", "content": ANSWERS[n % len(ANSWERS)]}]
+        for n in range(count)
+    ]
+    return "\n".join(json.dumps({"messages": row}) for row in rows).encode()
+
+
+def upload(client: OpenAI, data: bytes, name: str = "training.jsonl") -> str:
+    return client.files.create(file=(name, data), purpose="fine-tune").id
+
+
+@pytest.fixture(scope="module")
+def training_file(client: OpenAI) -> str:
+    return upload(client, examples(64))
+
+
+def create(client: OpenAI, training_file: str, epochs: int = 6, **more: object) -> str:
+    hyperparameters = {"n_epochs": epochs, "batch_size": 8, "learning_rate_multiplier": 1.0}
+    return client.fine_tuning.jobs.create(
+        model=BASE,
+        training_file=training_file,
+        seed=11,
+        extra_body={"attune": QUICK},
+        method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+        **more,  # pyright: ignore[reportArgumentType]
+    ).id
+
+
+def adapter_sha256(live: Live, model: str) -> str:
+    with live.http() as http:
+        archive = http.get(f"/v1/attune/models/{model}/download")
+    archive.raise_for_status()
+    with zipfile.ZipFile(io.BytesIO(archive.content)) as bundle:
+        tensors = bundle.read("adapter_model.safetensors")
+    return hashlib.sha256(tensors).hexdigest()
+
+
+def test_from_an_uploaded_file_to_a_model_that_answers_and_downloads(
+    live: Live, client: OpenAI, training_file: str
+) -> None:
+    validation = upload(client, examples(16), "validation.jsonl")
+    job_id = create(client, training_file, suffix="My Answers", validation_file=validation)
+    job = wait_until_ended(client, job_id)
+    assert job.status == "succeeded", job.error
+    assert job.fine_tuned_model is not None
+    assert job.fine_tuned_model.startswith(f"ft:{BASE}:default:my-answers:")
+    assert job.hyperparameters.n_epochs == 6
+    assert job.trained_tokens
+
+    events = list(client.fine_tuning.jobs.list_events(job_id, limit=100))
+    texts = [event.message for event in reversed(events)]
+    assert texts[0] == f"Created fine-tuning job: {job_id}"
+    assert texts[-1] == "The job has successfully completed"
+    steps = [event.data["step"] for event in reversed(events) if event.type == "metrics"]  # type: ignore[index]
+    assert steps == list(range(1, 49))
+
+    checkpoints = list(client.fine_tuning.jobs.checkpoints.list(job_id))
+    assert [checkpoint.step_number for checkpoint in checkpoints] == [48, 40, 32, 24]
+    assert checkpoints[0].fine_tuned_model_checkpoint == job.fine_tuned_model
+    for model in (job.fine_tuned_model, checkpoints[1].fine_tuned_model_checkpoint, BASE):
+        answer = client.chat.completions.create(
+            model=model, messages=[{"role": "user", "content": "order 5?"}], max_tokens=8, temperature=0
+        )
+        assert answer.choices[0].finish_reason in ("stop", "length")
+        chunks = client.chat.completions.create(
+            model=model,
+            messages=[{"role": "user", "content": "order 5?"}],
+            max_tokens=8,
+            temperature=0,
+            stream=True,
+        )
+        streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        assert streamed == answer.choices[0].message.content
+
+    with live.http() as http:
+        proof = http.get(f"/v1/models/{job.fine_tuned_model}").json()["attune"]["proof"]
+        assert proof["passed"]
+        assert len(proof["checks"]) == 6
+        log = http.get(f"/v1/attune/fine_tuning/jobs/{job_id}/log")
+        assert "step 48/48" in log.text
+        whole = http.get(f"/v1/attune/models/{job.fine_tuned_model}/download")
+        part = http.get(f"/v1/attune/models/{job.fine_tuned_model}/download", headers={"Range": "bytes=10-19"})
+    assert part.status_code == httpx.codes.PARTIAL_CONTENT
+    assert part.content == whole.content[10:20]
+    with zipfile.ZipFile(io.BytesIO(whole.content)) as bundle:
+        assert bundle.testzip() is None
+        names = set(bundle.namelist())
+    assert {"adapter_config.json", "adapter_model.safetensors", "attune.json", "README.md"} <= names
+    table = client.files.content(job.result_files[0]).text
+    assert table.splitlines()[0] == "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy"
+    assert len(table.splitlines()) == 49
+
+    continued = client.fine_tuning.jobs.create(model=job.fine_tuned_model, training_file=training_file, seed=1)
+    ended = wait_until_ended(client, continued.id)
+    assert ended.status == "succeeded", ended.error
+    assert ended.model == job.fine_tuned_model
+
+
+def test_a_base_of_nobody_and_a_file_too_small_are_explained(client: OpenAI, training_file: str) -> None:
+    with pytest.raises(openai.NotFoundError, match="nobody/nothing"):
+        client.fine_tuning.jobs.create(model="nobody/nothing", training_file=training_file)
+    few = upload(client, examples(3))
+    job = client.fine_tuning.jobs.create(model=BASE, training_file=few)
+    job = wait_until_ended(client, job.id)
+    assert job.status == "failed"
+    assert job.error is not None
+    assert job.error.code == "invalid_n_examples"
+    assert job.error.message == "Training file has 3 example(s), but must have at least 10 examples"
+    assert job.error.param == "training_file"
+    silent = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]
+    unsupervised = upload(client, b"\n".join([json.dumps({"messages": silent}).encode()] * 12))
+    with pytest.raises(openai.BadRequestError, match="line 1, messages: every assistant message has weight 0"):
+        client.fine_tuning.jobs.create(model=BASE, training_file=unsupervised)
+
+
+def test_cancel_pause_and_resume_of_a_running_job(live: Live, client: OpenAI, training_file: str) -> None:
+    cancelled = create(client, training_file, epochs=50)
+    wait_for_step(client, cancelled, 3)
+    client.fine_tuning.jobs.cancel(cancelled)
+    assert wait_until_ended(client, cancelled, 15).status == "cancelled"
+
+    reference = wait_until_ended(client, create(client, training_file, epochs=25))
+    paused = create(client, training_file, epochs=25)
+    wait_for_step(client, paused, 5)
+    client.fine_tuning.jobs.pause(paused)
+    deadline = time.monotonic() + 15
+    while client.fine_tuning.jobs.retrieve(paused).status != "paused":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    client.fine_tuning.jobs.resume(paused)
+    job = wait_until_ended(client, paused)
+    assert job.status == "succeeded", job.error
+    assert adapter_sha256(live, job.fine_tuned_model or "") == adapter_sha256(live, reference.fine_tuned_model or "")
+
+
+@pytest.mark.parametrize("part", ["worker.engine", "worker.app", "api.app"])
+def test_a_kill_costs_time_and_nothing_else(live: Live, client: OpenAI, training_file: str, part: str) -> None:
+    """kill -9 of engine, worker or web process in a running job: the same bytes as an undisturbed run."""
+    reference = wait_until_ended(client, create(client, training_file, epochs=25))
+    job_id = create(client, training_file, epochs=25)
+    wait_for_step(client, job_id, random.Random(part).randrange(5, 120))
+    victims = live.processes(part)
+    assert victims
+    victims[0].kill()
+    job = wait_until_ended(client.with_options(max_retries=8), job_id)
+    assert job.status == "succeeded", job.error
+    assert adapter_sha256(live, job.fine_tuned_model or "") == adapter_sha256(live, reference.fine_tuned_model or "")
+    events = client.with_options(max_retries=8).fine_tuning.jobs.list_events(job_id, limit=100)
+    steps = sorted(event.data["step"] for event in events if event.type == "metrics")  # type: ignore[index]
+    assert steps == list(range(1, 201))
+
+
+def test_nothing_of_a_job_is_left_in_the_work_folder(live: Live) -> None:
+    jobs = next(live.data.glob("work/*/jobs"))
+    deadline = time.monotonic() + 10  # a job's end is visible before its folder is gone
+    while left := [path.name for path in jobs.iterdir()]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+def test_the_web_process_is_light(live: Live) -> None:
+    web = live.processes("api.app")[0]
+    assert web.memory_info().rss < 250 * 2**20
+    maps = Path(f"/proc/{web.pid}/maps").read_text()
+    assert "libtorch" not in maps
+    worker = live.processes("worker.app")[0]
+    assert worker.memory_info().rss < 300 * 2**20

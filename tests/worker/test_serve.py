@@ -1,0 +1,487 @@
+"""The server as a client meets it: a real base and adapter, a real database and storage, the openai package."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+import uvicorn
+from openai import OpenAI
+from openai.types.chat import ChatCompletion
+
+from core import catalog, devices, servers
+from core.db import Database, open_database
+from core.errors import Unavailable
+from core.migrate import upgrade
+from core.models import Model
+from core.serve_token import serve_token
+from core.settings import Settings, load_settings
+from core.storage import Storage, open_storage
+from tests.core.rows import add_file, add_job, add_project
+from tests.services import free_port
+from tests.worker.trained import QUESTIONS, TrainedJob
+from worker.publish import publish_adapter
+from worker.serve.app import Server
+from worker.serve.shared import Shared
+
+TUNED = "ft:tiny:one:shirts:AbCd1234"
+CHECKPOINT = f"{TUNED}:ckpt-step-20"
+QUESTION, ANSWER = next(iter(QUESTIONS.items()))
+ASK = [{"role": "user", "content": QUESTION}]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Database, storage and models directory with one ready base and two published adapters."""
+
+    settings: Settings
+    database: Database
+    storage: Storage
+
+    def client(self) -> OpenAI:
+        address = self.settings.resolved_serve_address
+        return OpenAI(base_url=f"{address}/v1", api_key=serve_token(self.settings), max_retries=0)
+
+    def http(self) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {serve_token(self.settings)}"}
+        address = self.settings.resolved_serve_address
+        return httpx.Client(base_url=address, headers=headers, timeout=30, trust_env=False)
+
+
+def make_place(root: Path, job: TrainedJob, **settings: object) -> Place:
+    made = load_settings(data_dir=root / "data", serve_port=free_port(), engine_threads=1, device="cpu", **settings)
+    made.resolved_models_dir.mkdir(parents=True)
+    shutil.copytree(job.base, made.resolved_models_dir / "tiny")
+    database = open_database(made.resolved_database_url)
+    upgrade(database)
+    storage = open_storage(made)
+    with database.begin() as session:
+        base = catalog.add(session, "tiny", source="folder")
+        add_project(session)
+        add_file(session)
+        job_row = add_job(session)
+    base = catalog.make_ready(database, storage, made, base)
+    for number, model_id in enumerate((TUNED, CHECKPOINT)):
+        stored = publish_adapter(
+            storage, job.folder.published, f"projects/proj_one/jobs/{number}", root / "adapter.zip"
+        )
+        row = Model(
+            id=model_id,
+            project_id="proj_one",
+            job_id=job_row.id,
+            base_model="tiny",
+            base_revision=base.revision,
+            quantization=job.task.resolved.quantization,
+            is_checkpoint=model_id == CHECKPOINT,
+            step=number,
+            storage_prefix=stored.prefix,
+            files=stored.files,
+            zip_key=stored.zip_key,
+            zip_bytes=stored.zip.bytes,
+            zip_sha256=stored.zip.sha256,
+            adapter_sha256=stored.adapter_sha256,
+            template_hash="",
+        )
+        with database.begin() as session:
+            session.add(row)
+    return Place(made, database, storage)
+
+
+@contextmanager
+def running(place: Place, **options: object) -> Iterator[Place]:
+    """A server in this process, ended as uvicorn ends it."""
+    server = Server(place.settings, give_up=lambda: None, **options)  # pyright: ignore[reportArgumentType]
+    config = uvicorn.Config(server.app, port=place.settings.serve_port, log_level="warning", access_log=False)
+    web = uvicorn.Server(config)
+    thread = threading.Thread(target=web.run)
+    thread.start()
+    try:
+        with place.http() as http:
+            eventually(lambda: web.started and http.get("/health").json()["ready"])
+        yield place
+    finally:
+        web.should_exit = True
+        thread.join()
+
+
+def eventually(holds: Callable[[], object], limit_s: float = 20.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < deadline, "it never came to hold"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def place(job: TrainedJob, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    # Room for one adapter: every change of model is an eviction and a load
+    with running(make_place(tmp_path_factory.mktemp("serve"), job, serve_adapters=1)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def client(place: Place) -> OpenAI:
+    return place.client()
+
+
+def ask(client: OpenAI, model: str = TUNED, **more: object) -> ChatCompletion:
+    options = {"temperature": 0, "max_tokens": 24, **more}
+    return client.chat.completions.create(model=model, messages=ASK, **options)  # pyright: ignore
+
+
+def test_base_model_and_checkpoint_answer(client: OpenAI) -> None:
+    tuned = ask(client)
+    choice = tuned.choices[0]
+    assert (choice.message.role, choice.message.content, choice.finish_reason) == ("assistant", ANSWER, "stop")
+    assert tuned.object == "chat.completion"
+    assert tuned.id.startswith("chatcmpl-")
+    assert tuned.model == TUNED
+    assert abs(tuned.created - time.time()) < 60
+    assert tuned.usage is not None
+    assert tuned.usage.total_tokens == tuned.usage.prompt_tokens + tuned.usage.completion_tokens
+    assert ask(client, CHECKPOINT).choices[0].message.content == ANSWER
+    base = ask(client, "tiny")
+    assert base.choices[0].message.content != ANSWER
+    assert base.system_fingerprint != tuned.system_fingerprint
+
+
+def test_the_stream_says_what_the_whole_answer_says(place: Place, client: OpenAI) -> None:
+    body = {
+        "model": TUNED,
+        "messages": ASK,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    with place.http() as http:
+        answer = http.post("/v1/chat/completions", json=body)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    lines = answer.text.split("\n\n")
+    assert lines[-2:] == ["data: [DONE]", ""]
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": "", "refusal": None}
+    assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks[:-1]) == ANSWER
+    assert [c["choices"][0]["finish_reason"] for c in chunks[:-1]] == [None] * (len(chunks) - 2) + ["stop"]
+    assert all(chunk["usage"] is None for chunk in chunks[:-1])
+    assert chunks[-1]["choices"] == []
+    whole = ask(client).usage
+    assert whole is not None
+    assert chunks[-1]["usage"] == whole.model_dump(include={"prompt_tokens", "completion_tokens", "total_tokens"})
+    assert len(chunks) > 4, "it comes in pieces"
+
+
+def test_the_clients_stream_helper_accepts_it(client: OpenAI) -> None:
+    with client.chat.completions.stream(model=TUNED, messages=ASK, temperature=0, n=2, logprobs=True) as stream:  # pyright: ignore
+        final = stream.get_final_completion()
+    assert [choice.message.content for choice in final.choices] == [ANSWER, ANSWER]
+    assert final.choices[1].logprobs is not None
+    assert final.choices[1].logprobs.content
+
+
+def test_n_seed_stop_and_logprobs(client: OpenAI) -> None:
+    def said(seed: int) -> list[str | None]:
+        answer = ask(client, temperature=1.5, n=3, seed=seed)
+        assert [choice.index for choice in answer.choices] == [0, 1, 2]
+        return [choice.message.content for choice in answer.choices]
+
+    assert said(1) == said(1)
+    assert said(1) != said(2)
+    stopped = ask(client, stop=["stom", "zzz"]).choices[0]
+    assert (stopped.message.content, stopped.finish_reason) == ("the cu", "stop")
+    choice = ask(client, logprobs=True, top_logprobs=2).choices[0]
+    assert choice.logprobs is not None
+    assert choice.logprobs.content is not None
+    assert "".join(token.token for token in choice.logprobs.content) == ANSWER
+    for token in choice.logprobs.content:
+        assert token.token == token.top_logprobs[0].token, "greedy takes the likeliest"
+        assert token.logprob == token.top_logprobs[0].logprob > token.top_logprobs[1].logprob
+        assert bytes(token.bytes or []) == token.token.encode()
+    assert ask(client, max_tokens=1).choices[0].finish_reason == "length"
+    assert ask(client, max_tokens=None, max_completion_tokens=1).choices[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "code", "param"),
+    [
+        ({"model": "ft:nobody"}, 404, "model_not_found", "model"),
+        ({"messages": []}, 400, "invalid_value", "messages"),
+        ({"messages": [{"role": "king", "content": "x"}]}, 400, "invalid_messages", "messages[0].role"),
+        ({"messages": [{"role": "user", "content": "<|im_end|>"}]}, 400, "special_token_in_text", "messages[0].content"),  # noqa: E501
+        ({"messages": [{"role": "user", "content": "long " * 600}]}, 400, "context_length_exceeded", "messages"),
+        ({"temperature": 3}, 400, "invalid_value", "temperature"),
+        ({"n": 0}, 400, "invalid_value", "n"),
+        ({"stop": ["a"] * 5}, 400, "invalid_value", "stop"),
+        ({"stop": ""}, 400, "invalid_value", "stop"),
+        ({"top_logprobs": 2}, 400, "invalid_value", "top_logprobs"),
+        ({"stream_options": {}}, 400, "invalid_value", "stream_options"),
+        ({"tools": [{"type": "function"}]}, 400, "invalid_value", "tools"),
+        ({"response_format": {"type": "json_object"}}, 400, "invalid_value", "response_format"),
+        ({"attune": {"scale": 2}}, 400, "invalid_value", "attune.scale"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_answered_is_refused(
+    client: OpenAI, changes: dict[str, object], status: int, code: str, param: str
+) -> None:
+    body: dict[str, object] = {"model": TUNED, "messages": ASK, **changes}
+    with pytest.raises(openai.APIStatusError) as caught:
+        client.post("/chat/completions", body=body, cast_to=ChatCompletion)
+    error = caught.value
+    assert (error.status_code, error.code, error.param) == (status, code, param)
+    assert error.body["message"]  # type: ignore[index]
+
+
+def test_what_changes_no_answer_is_ignored(client: OpenAI) -> None:
+    answer = ask(
+        client, user="me", store=False, metadata={"a": "b"}, service_tier="auto", tools=[], extra_body={"x": 1}
+    )
+    assert answer.choices[0].message.content == ANSWER
+
+
+def test_the_doors(place: Place) -> None:
+    with place.http() as http:
+        assert http.get("/health", headers={"Authorization": ""}).json()["status"] == "ok"
+        for key in ("", "Bearer wrong", "Bearer ü".encode()):
+            refused = http.post("/v1/chat/completions", json={}, headers={"Authorization": key})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+        large = http.post("/v1/chat/completions", content=b"x" * (place.settings.max_json_bytes + 1))
+        assert (large.status_code, large.json()["error"]["code"]) == (413, "request_too_large")
+        assert http.post("/v1/chat/completions", content=b"{").json()["error"]["code"] == "invalid_json"
+        for method, path, status in (("GET", "/v1/chat/completions", 405), ("GET", "/v1/nothing", 404)):
+            answer = http.request(method, path)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (status, "unknown_url")
+    token = place.settings.data_dir / "serve-token"
+    assert token.stat().st_mode & 0o777 == 0o600
+
+
+def test_many_at_once_of_several_models_answer_as_they_do_alone(client: OpenAI) -> None:
+    names = [TUNED, "tiny", CHECKPOINT] * 3
+    alone = {name: ask(client, name).choices[0].message.content for name in set(names)}
+    with ThreadPoolExecutor(len(names)) as pool:
+        answers = list(pool.map(lambda name: ask(client, name).choices[0].message.content, names))
+    assert answers == [alone[name] for name in names]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_ends_its_generation(place: Place, stream: bool) -> None:
+    endless = {
+        "model": "tiny",
+        "messages": ASK,
+        "stream": stream,
+        "n": 8,
+        "logit_bias": {"2": -100},  # the end token
+    }
+    with place.http() as http, place.http() as watcher:
+
+        def live() -> int:
+            return watcher.get("/health").json()["live_requests"]
+
+        with ThreadPoolExecutor(1) as pool:
+            if stream:
+                with http.stream("POST", "/v1/chat/completions", json=endless) as answer:
+                    next(answer.iter_lines())
+                    assert live() == 1
+            else:
+                asked = pool.submit(http.post, "/v1/chat/completions", json=endless, timeout=0.4)
+                eventually(lambda: live() == 1)
+                assert isinstance(asked.exception(), httpx.ReadTimeout)
+        left_at = time.monotonic()
+        eventually(lambda: live() == 0)
+        assert time.monotonic() - left_at < 3.0
+
+
+def test_a_damaged_adapter_is_not_served(place: Place, client: OpenAI) -> None:
+    ask(client, "tiny")
+    with place.database.begin() as session:
+        row = session.get_one(Model, CHECKPOINT)
+        session.expunge(row)
+        files = [{**file, "sha256": "0" * 64} for file in row.files]
+        session.get_one(Model, CHECKPOINT).files = files
+    try:
+        ask(client, TUNED)  # evicts the other
+        with pytest.raises(openai.InternalServerError, match="lost or damaged") as caught:
+            ask(client, CHECKPOINT)
+        assert caught.value.code == "model_damaged"
+    finally:
+        with place.database.begin() as session:
+            session.get_one(Model, CHECKPOINT).files = row.files
+    assert ask(client, CHECKPOINT).choices[0].message.content == ANSWER
+
+
+def test_a_deleted_model_is_gone(place: Place, client: OpenAI) -> None:
+    ask(client, CHECKPOINT)
+    with place.database.begin() as session:
+        session.get_one(Model, CHECKPOINT).deleted_at = 1.0
+    try:
+        with pytest.raises(openai.NotFoundError, match="does not exist"):
+            ask(client, CHECKPOINT)
+    finally:
+        with place.database.begin() as session:
+            session.get_one(Model, CHECKPOINT).deleted_at = None
+
+
+def test_the_server_stands_in_its_table(place: Place) -> None:
+    with place.database.read() as session:
+        found = servers.find(session, "tiny")
+    assert [(row.address, row.device) for row in found] == [(place.settings.resolved_serve_address, "cpu")]
+
+
+def test_on_a_shared_gpu_server_and_engine_take_turns(job: TrainedJob, tmp_path: Path) -> None:
+    """The GPU is pretended: the weights lie on the CPU, the lease is real."""
+    made = make_place(tmp_path, job)
+    device = devices.device_id(socket.gethostname(), "cuda:0")
+    assert device is not None
+
+    def engine_takes() -> bool:
+        with made.database.begin() as session:
+            return devices.acquire(session, device, "engine", 60.0)
+
+    def holder() -> str | None:
+        with made.database.read() as session:
+            return devices.holder_of(session, device)
+
+    with running(made, lease_device="cuda:0", least_turn_s=0.5):
+        client = made.client()
+        assert holder() is None, "an idle server without weights holds nothing"
+        assert ask(client).choices[0].message.content == ANSWER
+        assert holder() == f"server {socket.gethostname()}:{made.settings.serve_port}"
+        assert ask(client).choices[0].message.content == ANSWER
+
+        assert not engine_takes()
+        eventually(engine_takes, 5.0)
+        for _ in range(2):
+            with pytest.raises(openai.InternalServerError) as caught:
+                ask(client)
+            assert (caught.value.status_code, caught.value.code) == (503, "device_busy")
+            assert caught.value.response.headers["retry-after"] == "10"
+        with made.database.begin() as session:
+            devices.release(session, device, "engine")
+        assert ask(client).choices[0].message.content == ANSWER
+        assert holder() != "engine"
+    assert holder() is None
+    with made.database.read() as session:
+        assert not servers.alive(session)
+    made.database.close()
+
+
+def test_what_does_not_finish_in_time_is_ended_when_the_turn_ends(
+    job: TrainedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.serve.turn.DRAIN_S", 0.1)
+    made = make_place(tmp_path, job)
+    device = devices.device_id(socket.gethostname(), "cuda:0")
+    assert device is not None
+    body = {"model": "tiny", "messages": ASK, "stream": True, "n": 16, "logit_bias": {"2": -100}}
+    with (
+        running(made, lease_device="cuda:0", least_turn_s=0.0),
+        made.http() as http,
+        http.stream("POST", "/v1/chat/completions", json=body) as answer,
+    ):
+        lines = answer.iter_lines()
+        next(lines)
+        with made.database.begin() as session:
+            assert not devices.acquire(session, device, "engine", 60.0)
+        last = [line for line in lines if line][-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "device_busy"
+    made.database.close()
+
+
+def test_the_program_answers_health_at_once_and_ends_in_order(job: TrainedJob, tmp_path: Path) -> None:
+    made = make_place(tmp_path, job)
+    environment = {
+        **os.environ,
+        "ATTUNE_DATA_DIR": str(made.settings.data_dir),
+        "ATTUNE_SERVE_PORT": str(made.settings.serve_port),
+        "ATTUNE_DEVICE": "cpu",
+    }
+    begun = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", "worker.serve"], env=environment)
+    try:
+        with made.http() as http:
+
+            def health() -> dict[str, object]:
+                try:
+                    return http.get("/health").json()
+                except httpx.TransportError:
+                    return {}
+
+            eventually(lambda: health().get("status") == "ok")
+            assert time.monotonic() - begun < 8.0
+            eventually(lambda: health().get("ready"), 40.0)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) in (0, -signal.SIGTERM)
+    finally:
+        process.kill()
+        process.wait()
+    with made.database.read() as session:
+        assert not servers.alive(session)
+    made.database.close()
+
+
+def test_what_several_wait_for_is_made_once_and_what_is_used_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.serve.shared.WAIT_S", 0.2)
+    made: list[str] = []
+    dropped: list[str] = []
+
+    async def drop(key: str, value: str) -> None:
+        dropped.append(key)
+
+    async def scenario() -> None:
+        shared: Shared[str, str] = Shared("things", 2, drop)
+
+        async def make(key: str) -> str:
+            made.append(key)
+            await asyncio.sleep(0.01)
+            if key == "bad":
+                raise ValueError(key)
+            return key.upper()
+
+        async def use(key: str, seconds: float = 0.0) -> str:
+            async with shared.use(key, lambda: make(key)) as value:
+                await asyncio.sleep(seconds)
+                return value
+
+        assert await asyncio.gather(*(use("a") for _ in range(5))) == ["A"] * 5
+        assert made == ["a"]
+        await asyncio.gather(use("b"), use("a"))
+        await use("c")
+        assert dropped == ["b"] or dropped == ["a"]
+        results = await asyncio.gather(use("bad"), use("bad"), return_exceptions=True)
+        assert [type(result) for result in results] == [ValueError, ValueError]
+        assert made.count("bad") == 1
+        await shared.clear()
+        assert not shared.values()
+        # A waiter that goes away does not take the value from the other
+        first = asyncio.create_task(use("d"))
+        second = asyncio.create_task(use("d"))
+        await asyncio.sleep(0.001)
+        first.cancel()
+        assert await second == "D"
+        assert made.count("d") == 1
+        # All room in use: one waits, and gets it; one gives up
+        busy = [asyncio.create_task(use(key, 0.1)) for key in ("e", "f")]
+        await asyncio.sleep(0.02)
+        assert await use("g") == "G"
+        busy += [asyncio.create_task(use(key, 0.5)) for key in ("e", "f")]
+        await asyncio.sleep(0.15)
+        with pytest.raises(Unavailable, match="in use"):
+            await use("h")
+        await asyncio.gather(*busy)
+
+    asyncio.run(scenario())

@@ -1,0 +1,1 @@
+"""The training and generation programs: files in, files out. No database, no network, no service."""

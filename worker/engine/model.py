@@ -1,0 +1,110 @@
+"""Loading a base model: local safetensors only, never remote code, NF4 or plain, frozen.
+
+Layers that bitsandbytes would repack at the first forward pass are kept as they are, since their gradients
+would be wrong afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from core.errors import AttuneError
+from core.spec import Quantization
+from worker.engine import attention
+
+Precision = Literal["bfloat16", "float32"]
+
+
+def resolve_device(device: str) -> torch.device:
+    """ "auto" is the first GPU, or the CPU."""
+    if device == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def load_base(folder: Path, quantization: Quantization, precision: Precision, device: str) -> PreTrainedModel:
+    """The base in `folder`, on `device`, frozen and in eval mode; "attune" attention.
+
+    Raises AttuneError where the folder is not a causal language model that can be trained here.
+    """
+    attention.register()
+    transformers_logging.disable_progress_bar()
+    dtype = getattr(torch, precision)
+    target = resolve_device(device)
+    if not list(folder.glob("*.safetensors")):
+        raise AttuneError(f"{folder.name} holds no safetensors file", code="base_unusable", param="model")
+    quantized = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            quantization_config=quantized if quantization is Quantization.NF4 else None,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            attn_implementation=attention.NAME,
+            device_map={"": target},
+        )
+    except ValueError as error:  # transformers' word for an unknown or unfit architecture
+        reason = str(error).splitlines()[0].replace(str(folder), folder.name)
+        raise AttuneError(f"this base cannot be loaded: {reason}", code="base_unusable", param="model") from error
+    model.requires_grad_(False)
+    model.eval()
+    _keep_weights_trainable_through(model)
+    return model
+
+
+def _keep_weights_trainable_through(model: nn.Module) -> None:
+    """bitsandbytes repacks a Linear4bit for inference at its first eval forward on CPUs with AVX512_BF16, and
+    gradients through it are wrong from then on; switched off for every layer."""
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def linear_names(model: PreTrainedModel) -> list[str]:
+    """Paths of all linear layers in model order, without the output head."""
+    head = model.get_output_embeddings()
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+
+
+def parameter_count(folder: Path) -> int:
+    """Parameters stored in the folder's safetensors files, read from their headers alone."""
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        for name, entry in header.items():
+            if name != "__metadata__":
+                total += torch.Size(entry["shape"]).numel()
+    return total
+
+
+def hidden_states(
+    model: PreTrainedModel, token_ids_T: Tensor, position_ids_T: Tensor, segments: attention.Segments
+) -> Tensor:
+    """[T, hidden] of a packed row, after the final norm and before the head."""
+    out = model.base_model(
+        input_ids=token_ids_T.unsqueeze(0),
+        position_ids=position_ids_T.unsqueeze(0),
+        attention_mask=attention.no_mask(token_ids_T.device),
+        use_cache=False,
+        segments=segments,
+    )
+    return out.last_hidden_state[0]

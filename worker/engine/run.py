@@ -1,0 +1,352 @@
+"""The training loop between its first and its last step: step, validate, publish, save.
+
+An optimizer step is `batch_size` examples in packed micro-steps, its loss the mean over its supervised tokens.
+Everything a resumed run needs is in the snapshot.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel
+from transformers import PreTrainedModel
+
+from core.errors import AttuneError
+from core.protocol import (
+    CheckpointSaved,
+    Message,
+    SnapshotSaved,
+    Started,
+    Step,
+    Stopped,
+    Trained,
+    TrainTask,
+    WorkFolder,
+)
+from core.render import Renderer
+from core.spec import Execution
+from worker.engine.adapter import JsonValue, write_adapter
+from worker.engine.data import Batches, Dataset, probe_segments
+from worker.engine.lora import LoraModules
+from worker.engine.loss import Head, Mean, mean_loss, pack_loss
+from worker.engine.model import parameter_count, resolve_device
+from worker.engine.optimizer import (
+    clip_gradients,
+    learning_rate,
+    load_state_tensors,
+    make_optimizer,
+    state_tensors,
+)
+from worker.engine.pack import Pack, Segment, pack_micro_steps
+from worker.engine.randomness import random_states, restore_random_states
+from worker.engine.snapshot import (
+    Identity,
+    Progress,
+    Snapshot,
+    library_versions,
+    prune,
+    save_snapshot,
+)
+
+SNAPSHOT_SHARE = 0.05  # of the running time that snapshots may take at most
+SHOWN_LINES = 16  # of the examples of a step whose loss is not finite
+
+Reporter = Callable[[BaseModel], None]
+
+
+class LossNotFinite(AttuneError):
+    """The loss or its gradient became NaN or infinite."""
+
+    def __init__(self, step: int, lines: list[int], what: str) -> None:
+        shown = ", ".join(str(line) for line in lines[:SHOWN_LINES]) + (" …" if len(lines) > SHOWN_LINES else "")
+        super().__init__(
+            f"step {step}: the {what} is not finite; the step trained on lines {shown} of the training file. "
+            "Lower learning_rate_multiplier, and look at these lines",
+            code="loss_not_finite",
+            param="hyperparameters.learning_rate_multiplier",
+        )
+
+
+class Run:
+    """The state of one run between its steps."""
+
+    def __init__(
+        self,
+        task: TrainTask,
+        folder: WorkFolder,
+        renderer: Renderer,
+        training: Dataset,
+        validation: Dataset | None,
+        identity: Identity,
+        chosen: Execution,
+        model: PreTrainedModel,
+        modules: LoraModules,
+        report: Reporter,
+    ) -> None:
+        self.task = task
+        self.resolved = task.resolved
+        self.folder = folder
+        self.renderer = renderer
+        self.training = training
+        self.validation = validation
+        self.identity = identity
+        self.execution = chosen
+        self.device = resolve_device(task.device)
+        self.model = model
+        self.head = Head(model)
+        self.modules = modules
+        self.parameters = modules.parameters()
+        self.optimizer = make_optimizer(self.parameters, task.resolved)
+        self.batches = Batches(len(training), task.resolved.batch_size, task.seed)
+        self.report = report
+        self.progress = Progress()
+        self.snapshot_cost_s = 0.0
+        self.snapshot_at_s = time.monotonic()
+        self.snapshot_step = 0
+
+    def begin(self, snapshot: Snapshot | None) -> None:
+        """Take up the snapshot's state, and say what is about to run."""
+        if snapshot is not None:
+            self.modules.set_weights(snapshot.adapter)
+            load_state_tensors(self.optimizer, snapshot.optimizer)
+            restore_random_states(snapshot.random)
+            self.progress = snapshot.manifest.progress
+            self.snapshot_step = self.progress.step
+            self._warn_of_differences(snapshot)
+        prune(self.folder.snapshots, self.task.keep_snapshots)
+        trainable = sum(parameter.numel() for parameter in self.parameters)
+        started = Started(
+            execution=self.execution,
+            total_steps=self.resolved.total_steps,
+            resumed_step=self.progress.step,
+            training_examples=len(self.training),
+            training_tokens=self.training.tokens,
+            supervised_tokens=self.training.supervised_tokens,
+            trainable_parameters=trainable,
+            total_parameters=parameter_count(Path(self.task.base_folder)) + trainable,
+            data_sha256=self.training.sha256,
+            template_hash=self.renderer.template.hash,
+        )
+        self.report(started)
+        _log(
+            f"job {self.task.job_id} attempt {self.task.attempt}: steps {self.progress.step + 1} to "
+            f"{self.resolved.total_steps}, {len(self.training)} examples, {self.training.tokens} tokens, "
+            f"{trainable} trainable parameters, {self.execution}"
+        )
+
+    def _warn_of_differences(self, snapshot: Snapshot) -> None:
+        manifest, versions = snapshot.manifest, library_versions()
+        other = [f"{name} {old}" for name, old in manifest.versions.items() if versions.get(name) != old]
+        if manifest.device != self.device.type:
+            other.append(f"device {manifest.device}")
+        if other:
+            self.report(
+                Message(
+                    level="warn",
+                    message=f"resumed at step {self.progress.step} from a snapshot made with {', '.join(other)}: "
+                    "the result may differ in the last digits from an uninterrupted run",
+                )
+            )
+
+    def to_the_end(self, stop: threading.Event) -> None:
+        while True:
+            if stop.is_set():
+                self._save_snapshot()
+                self.report(Stopped(step=self.progress.step))
+                _log(f"stopped after step {self.progress.step}")
+                return
+            step = self._step()
+            self.report(step)
+            if step.step == step.total_steps:
+                self._finish(step)
+                return
+            if step.step % self.resolved.checkpoint_every_steps == 0:
+                folder = self.folder.checkpoints / f"step-{step.step}"
+                self._publish(folder, {})
+                self.report(_checkpoint(step, folder))
+            if self._snapshot_is_due():
+                self._save_snapshot()
+
+    def _step(self) -> Step:
+        """One optimizer step, with the validation that falls on it."""
+        begun = time.perf_counter()
+        number = self.progress.step + 1
+        segments = [segment for i in self.batches.of_step(number) for segment in self.training.segments(i)]
+        supervised = sum(int(segment.mask.sum()) for segment in segments)
+        tokens = sum(len(segment.token_ids) for segment in segments)
+        rate = learning_rate(number, self.resolved)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss, accuracy, norm = self._backward(segments, supervised, number)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        seconds = time.perf_counter() - begun
+
+        first_of_epoch = self.batches.ends_epoch(number - 1)
+        self.progress = Progress(
+            step=number,
+            trained_tokens=self.progress.trained_tokens + tokens,
+            epoch_nll=loss * supervised + (0.0 if first_of_epoch else self.progress.epoch_nll),
+            epoch_supervised=supervised + (0 if first_of_epoch else self.progress.epoch_supervised),
+        )
+        few, full = self._validate(number)
+        _log(
+            f"step {number}/{self.resolved.total_steps} loss {loss:.4f} norm {norm:.3f} rate {rate:.3g} "
+            f"{tokens} tokens {tokens / seconds:.0f} tokens/s"
+            + (f" validation {few.loss:.4f}" if few else "")
+            + (f" full validation {full.loss:.4f}" if full else "")
+        )
+        return Step(
+            step=number,
+            total_steps=self.resolved.total_steps,
+            train_loss=loss,
+            train_mean_token_accuracy=accuracy,
+            learning_rate=rate,
+            grad_norm=norm,
+            tokens=tokens,
+            tokens_per_s=tokens / seconds,
+            valid_loss=few.loss if few else None,
+            valid_mean_token_accuracy=few.accuracy if few else None,
+            full_valid_loss=full.loss if full else None,
+            full_valid_mean_token_accuracy=full.accuracy if full else None,
+        )
+
+    def _backward(self, segments: list[Segment], supervised: int, number: int) -> tuple[float, float, float]:
+        """Accumulate the step's gradients; (loss, accuracy, gradient norm before clipping)."""
+        self.modules.training(True)
+        micro_steps = pack_micro_steps([len(s.token_ids) for s in segments], self.execution.micro_tokens)
+        losses: list[torch.Tensor] = []
+        rights: list[torch.Tensor] = []
+        for micro in micro_steps:
+            pack = Pack.of([segments[i] for i in micro], self.device)
+            loss, right = pack_loss(self.model, self.head, pack, 1.0 / supervised)
+            loss.backward()
+            losses.append(loss.detach())
+            rights.append(right)
+        norm = clip_gradients(self.parameters, self.resolved.max_grad_norm)
+        self.modules.training(False)
+        # One transfer for all numbers of the step: each would wait for the device by itself
+        *parts, right_sum, norm_value = torch.stack([*losses, torch.stack(rights).sum().float(), norm]).tolist()
+        if not all(math.isfinite(value) for value in (*parts, norm_value)):
+            faulty = [
+                segments[i].line
+                for micro, part in zip(micro_steps, parts, strict=True)
+                if not math.isfinite(part)
+                for i in micro
+            ]
+            lines = faulty or [segment.line for segment in segments]
+            raise LossNotFinite(number, sorted(set(lines)), "loss" if faulty else "gradient")
+        return sum(parts), right_sum / supervised, norm_value
+
+    def _validate(self, step: int) -> tuple[Mean | None, Mean | None]:
+        """(a look at the fixed subset, the whole file), each where it falls on this step."""
+        if self.validation is None:
+            return None, None
+        last = step == self.resolved.total_steps
+        few = full = None
+        if last or self.batches.ends_epoch(step):
+            full = self._measure(self.validation.all_segments())
+        if last or step % self.resolved.validation_every_steps == 0:
+            few = self._measure(self.validation.subset())
+        return few, full
+
+    def _measure(self, segments: list[Segment]) -> Mean:
+        mean = mean_loss(self.model, segments, self.execution.micro_tokens)
+        if not math.isfinite(mean.loss):
+            raise AttuneError(
+                f"step {self.progress.step}: the validation loss is not finite; lower learning_rate_multiplier",
+                code="loss_not_finite",
+                param="hyperparameters.learning_rate_multiplier",
+            )
+        return mean
+
+    def _snapshot_is_due(self) -> bool:
+        since_s = time.monotonic() - self.snapshot_at_s
+        return since_s >= max(self.task.snapshot_interval_s, self.snapshot_cost_s / SNAPSHOT_SHARE)
+
+    def _save_snapshot(self) -> None:
+        """Save where the run stands, unless that is saved already or nothing has happened yet."""
+        if self.progress.step == self.snapshot_step:
+            return
+        begun = time.monotonic()
+        folder, manifest_sha256 = save_snapshot(
+            self.folder.snapshots,
+            attempt=self.task.attempt,
+            progress=self.progress,
+            identity=self.identity,
+            execution=self.execution,
+            device=self.device.type,
+            adapter=self.modules.weights(),
+            optimizer=state_tensors(self.optimizer),
+            random=random_states(),
+        )
+        prune(self.folder.snapshots, self.task.keep_snapshots)
+        self.snapshot_step = self.progress.step
+        self.snapshot_at_s = time.monotonic()
+        self.snapshot_cost_s = self.snapshot_at_s - begun
+        self.report(SnapshotSaved(step=self.progress.step, folder=str(folder), manifest_sha256=manifest_sha256))
+        _log(f"snapshot of step {self.progress.step} in {self.snapshot_cost_s:.2f} s")
+
+    def _publish(self, folder: Path, measured: dict[str, JsonValue]) -> str:
+        manifest: dict[str, JsonValue] = {
+            "step": self.progress.step,
+            "total_steps": self.resolved.total_steps,
+            "seed": self.task.seed,
+            "data_sha256": self.identity.data_sha256,
+            "hyperparameters": self.resolved.model_dump(mode="json"),
+            "execution": self.execution.model_dump(mode="json"),
+            "versions": dict(library_versions()),
+            **measured,
+        }
+        return write_adapter(
+            folder,
+            self.modules,
+            base_model=self.task.base_model,
+            revision=self.task.base_revision,
+            lora=self.resolved.lora,
+            template=self.renderer.template,
+            tokenizer_json=(Path(self.task.base_folder) / "tokenizer.json").read_bytes(),
+            manifest=manifest,
+        )
+
+    def _finish(self, last: Step) -> None:
+        """Measure the final adapter on the probe set and publish it."""
+        probe = probe_segments(self.folder, self.renderer, self.resolved.max_example_tokens)
+        final = self._measure(probe)
+        sha256 = self._publish(self.folder.adapter, {"final_valid_loss": final.loss})
+        self.report(
+            Trained(
+                folder=str(self.folder.adapter),
+                trained_tokens=self.progress.trained_tokens,
+                train_loss=self.progress.epoch_nll / max(self.progress.epoch_supervised, 1),
+                metrics=_checkpoint(last, self.folder.adapter),
+                final_valid_loss=final.loss,
+                adapter_sha256=sha256,
+            )
+        )
+        _log(f"trained: probe loss {final.loss:.4f}, adapter {sha256}")
+
+
+def _checkpoint(step: Step, folder: Path) -> CheckpointSaved:
+    """The report of an adapter published at `step`."""
+    return CheckpointSaved(
+        step=step.step,
+        folder=str(folder),
+        train_loss=step.train_loss,
+        train_mean_token_accuracy=step.train_mean_token_accuracy,
+        valid_loss=step.valid_loss,
+        valid_mean_token_accuracy=step.valid_mean_token_accuracy,
+        full_valid_loss=step.full_valid_loss,
+        full_valid_mean_token_accuracy=step.full_valid_mean_token_accuracy,
+    )
+
+
+def _log(text: str) -> None:
+    """A line of the job's log."""
+    print(text, file=sys.stderr, flush=True)

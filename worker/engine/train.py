@@ -1,0 +1,119 @@
+"""A training task from its work folder: tokenise, find the snapshot to resume from, load the base, put the adapter
+on it, and run.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from core.errors import AttuneError, InvalidExample
+from core.protocol import Message, TrainTask, WorkFolder
+from core.render import Renderer
+from core.spec import Execution
+from worker.engine import execution as machine
+from worker.engine.adapter import read_adapter
+from worker.engine.data import Dataset, tokenise
+from worker.engine.lora import DEFAULT, LoraModules, attach
+from worker.engine.randomness import seed_everything
+from worker.engine.resident import Resident
+from worker.engine.run import Reporter, Run
+from worker.engine.snapshot import Identity, Snapshot, candidates, task_sha256
+
+
+def train(resident: Resident, folder: WorkFolder, report: Reporter, stop: threading.Event, threads: int) -> None:
+    """Run the task of `folder` to its end, or to the next step boundary once `stop` is set.
+
+    Raises AttuneError for what the user can change; the base in `resident` is left bare in any case.
+    """
+    task = TrainTask.model_validate_json(folder.task.read_bytes())
+    base_folder = Path(task.base_folder)
+    renderer = Renderer.from_folder(base_folder, task.template_date)
+    limit = task.resolved.max_example_tokens
+    training = tokenise(folder.training, renderer, limit)
+    validation = _validation(folder, renderer, limit)
+    identity = Identity(task_sha256(task), training.sha256)
+    snapshot = _newest_fitting(folder, identity, task.execution, report)
+    chosen = task.execution or (
+        snapshot.manifest.execution if snapshot else machine.choose(base_folder, task.resolved, task.device, threads)
+    )
+    torch.set_num_threads(chosen.threads)
+    model = resident.base(base_folder, task.base_revision, task.resolved.quantization, chosen.precision, task.device)
+    _check_vocabulary(model, training, validation)
+    modules = _adapter(model, task, folder)
+    try:
+        run = Run(task, folder, renderer, training, validation, identity, chosen, model, modules, report)
+        run.begin(snapshot)
+        run.to_the_end(stop)
+    finally:
+        modules.detach()
+
+
+def _validation(folder: WorkFolder, renderer: Renderer, limit: int) -> Dataset | None:
+    if not folder.validation.exists():
+        return None
+    try:
+        return tokenise(folder.validation, renderer, limit)
+    except InvalidExample as error:
+        raise AttuneError(f"validation file, {error.message}", code=error.code, param="validation_file") from error
+
+
+def _check_vocabulary(model: PreTrainedModel, training: Dataset, validation: Dataset | None) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    largest = max(int(data.token_ids.max()) for data in (training, validation) if data is not None)
+    if largest >= rows:
+        raise AttuneError(
+            f"the tokenizer gives token {largest}, but the base's embedding ends at {rows - 1}: they do not belong "
+            "together",
+            code="base_unusable",
+            param="model",
+        )
+
+
+def _newest_fitting(
+    folder: WorkFolder, identity: Identity, execution: Execution | None, report: Reporter
+) -> Snapshot | None:
+    for found in candidates(folder.snapshots, identity, execution):
+        if isinstance(found, Snapshot):
+            return found
+        report(
+            Message(
+                level="warn",
+                message=f"snapshot {found.folder.name} is not resumed from: {found.reason}",
+                data={"snapshot": found.folder.name},
+            )
+        )
+    return None
+
+
+def _adapter(model: PreTrainedModel, task: TrainTask, folder: WorkFolder) -> LoraModules:
+    """A fresh adapter, or the one that training continues from."""
+    settings = task.resolved.lora
+    seed_everything(task.seed)
+    if not folder.start_adapter.exists():
+        return attach(model, settings, task.seed)
+    stored = read_adapter(folder.start_adapter)
+    if stored.settings.rank != settings.rank:
+        raise AttuneError(
+            f"the model to continue from has rank {stored.settings.rank}, this job asks for {settings.rank}; "
+            "leave the rank out or give the same",
+            code="rank_mismatch",
+            param="hyperparameters.lora.rank",
+        )
+    # What B A means must not change under the trained numbers, so another scale is folded into B
+    factor = stored.settings.scale / settings.scale
+    tensors = {
+        name: tensor * factor if name.endswith(".lora_B.weight") and factor != 1.0 else tensor
+        for name, tensor in stored.tensors.items()
+    }
+    modules = LoraModules(model)
+    try:
+        modules.add(DEFAULT, settings, tensors)
+    except AttuneError:
+        modules.detach()
+        raise
+    modules.activate(DEFAULT)
+    return modules

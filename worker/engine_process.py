@@ -1,0 +1,153 @@
+"""The engine as the runner sees it: a child program, commands in, reports out, and a log for each job.
+
+A crash of it costs an attempt and never this process. It gets a clean environment without any credential.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import structlog
+from pydantic import ValidationError
+
+from core.protocol import Command, Exit, Ready, Report, parse_report
+
+log = structlog.get_logger()
+START_TIMEOUT_S = 300.0
+MAX_LOG_BYTES = 16 * 1024 * 1024
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "VIRTUAL_ENV",
+              "PYTHONPATH", "SYSTEMROOT")  # fmt: skip
+
+
+class EngineDied(Exception):
+    """The engine ended without being asked; the text says how."""
+
+
+class EngineProcess:
+    """One engine from its start. `read` gives its reports in order and raises `EngineDied` after the last."""
+
+    def __init__(self, *, device: str, threads: int, log_file: Path) -> None:
+        self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
+        self._log_lock = threading.Lock()
+        self._log = log_file.open("ab")
+        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        environment |= {
+            "OMP_NUM_THREADS": str(threads),
+            # a second busy process on the same cores makes spinning threads several times slower
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONUNBUFFERED": "1",
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "worker.engine", "--device", device, "--threads", str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,  # a Ctrl-C at the terminal is the supervisor's to hand down
+        )
+        threading.Thread(target=self._read_reports, name="engine-reports", daemon=True).start()
+        threading.Thread(target=self._read_log, name="engine-log", daemon=True).start()
+        self.last_used = time.monotonic()
+        self.first_rss_bytes = 0  # after its first job
+
+    def wait_until_ready(self) -> Ready:
+        """What the engine says of itself and its device, once. Raises EngineDied, also when it takes too long."""
+        first = self.read(START_TIMEOUT_S)
+        if not isinstance(first, Ready):
+            self.kill()
+            raise EngineDied(f"the engine did not become ready within {START_TIMEOUT_S:.0f} s")
+        return first
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def rss_bytes(self) -> int:
+        try:
+            return psutil.Process(self.pid).memory_info().rss
+        except psutil.NoSuchProcess:
+            return 0
+
+    def send(self, command: Command) -> None:
+        """Raises `EngineDied` when nobody reads any more."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(command.model_dump_json().encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            raise EngineDied(self._how_it_ended()) from error
+
+    def read(self, timeout_s: float) -> Report | None:
+        """The next report; None after `timeout_s` without one."""
+        try:
+            report = self._reports.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        if report is None:
+            self._reports.put(None)  # the end stays the end for the next reader
+            raise EngineDied(self._how_it_ended())
+        return report
+
+    def log_to(self, path: Path) -> None:
+        """From now on the engine's log goes to `path`."""
+        with self._log_lock:
+            self._log.close()
+            self._log = path.open("ab")
+
+    def end(self, grace_s: float = 5.0) -> None:
+        """Ask it to exit, then insist."""
+        try:
+            self.send(Exit())
+            self._process.wait(grace_s)
+        except (EngineDied, subprocess.TimeoutExpired):
+            pass
+        self.kill()
+
+    def kill(self) -> None:
+        """End the engine and whatever it started, now."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        assert self._process.stdin is not None
+        with suppress(OSError):  # bytes that nobody will read
+            self._process.stdin.close()
+
+    def _how_it_ended(self) -> str:
+        code = self._process.wait()
+        if code < 0:
+            return f"the engine was ended by {signal.Signals(-code).name}"
+        return f"the engine ended with exit code {code}"
+
+    def _read_reports(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            try:
+                self._reports.put(parse_report.validate_json(line))
+            except ValidationError as error:
+                log.error("engine_report_not_understood", line=line[:500].decode(errors="replace"), error=str(error))
+                break  # a gap in the reports is worse than an end: the attempt is tried again
+        self._reports.put(None)
+        if self.alive():
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _read_log(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            with self._log_lock:
+                if not self._log.closed and self._log.tell() < MAX_LOG_BYTES:
+                    self._log.write(line)
+                    self._log.flush()

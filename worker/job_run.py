@@ -1,0 +1,162 @@
+"""Drive the engine through one attempt: send the task, turn its reports into rows, heed who wants it to stop."""
+
+from __future__ import annotations
+
+import time
+
+from core import claims
+from core.db import Session
+from core.jobs import NewEvent
+from core.protocol import (
+    CheckpointSaved,
+    Failed,
+    Message,
+    Report,
+    SnapshotSaved,
+    Started,
+    Step,
+    Stop,
+    Stopped,
+    Train,
+    Trained,
+)
+from worker.attempt import Attempt, LeaseLost, StopReason
+from worker.engine_process import EngineDied, EngineProcess
+from worker.outcome import keep_snapshot, publish_checkpoint, publish_final
+
+FLUSH_S = 0.5  # metrics are written at most this often
+STOP_TIMEOUT_S = 60.0  # an engine asked to stop by a user has this long to save its snapshot
+
+
+class JobRun:
+    """`train` drives the engine to a final status or a requeue."""
+
+    def __init__(self, attempt: Attempt, engine: EngineProcess) -> None:
+        self._attempt = attempt
+        self._engine = engine
+        self._steps: list[Step] = []  # not yet written
+        self._flushed_at = 0.0
+        self._started: Started | None = None
+        self._started_at = 0.0
+        self._reported_step = attempt.job.reported_step
+        self._known_losses: dict[int, float] = {}  # of steps that a resumed run repeats
+        self._asked_to_stop: StopReason | None = None
+        self._asked_at = 0.0
+
+    def train(self) -> None:
+        """Until the job has left this worker. Raises EngineDied when the engine is gone, LeaseLost with the lease."""
+        attempt, engine = self._attempt, self._engine
+        engine.log_to(attempt.log_file)
+        attempt.must_hold()
+        try:
+            engine.send(Train(folder=str(attempt.folder.root)))
+            while not attempt.finished:
+                report = engine.read(0.2)
+                attempt.must_hold()
+                if report is not None:
+                    self._take(report)
+                if self._steps and time.monotonic() - self._flushed_at > FLUSH_S:
+                    self._flush()
+                self._heed()
+        except EngineDied:
+            if attempt.holding.lost.is_set():  # which is why the engine was killed
+                raise LeaseLost from None
+            raise
+
+    def _heed(self) -> None:
+        """Ask the engine to stop when the user, the clock or the worker's end wants it; then insist."""
+        if self._asked_to_stop is None:
+            self._asked_to_stop = self._attempt.wanted_stop()
+            if self._asked_to_stop is not None:
+                self._asked_at = time.monotonic()
+                self._engine.send(Stop())
+            return
+        drained = self._asked_to_stop == "drained"
+        grace_s = self._attempt.place.settings.stop_grace_s if drained else STOP_TIMEOUT_S
+        if time.monotonic() - self._asked_at > grace_s and not self._attempt.finished:
+            self._engine.kill()  # the snapshot before this one is what the next attempt has
+
+    def _take(self, report: Report) -> None:
+        if not isinstance(report, Step):
+            self._flush()
+        match report:
+            case Step():
+                self._steps.append(report)
+            case Started():
+                self._take_started(report)
+            case SnapshotSaved():
+                keep_snapshot(self._attempt, report)
+            case CheckpointSaved():
+                publish_checkpoint(self._attempt, report, self._template_hash)
+            case Message():
+                self._attempt.tell(report.message, level=report.level, **report.data)
+            case Trained():
+                publish_final(self._attempt, report, self._template_hash, self._engine)
+            case Stopped() if self._asked_to_stop is not None:
+                self._attempt.stop(self._asked_to_stop)
+            case Failed(kind="internal"):
+                self._attempt.lose(report.message)
+            case Failed():
+                self._attempt.fail(report.code, report.message, report.param)
+            case _:
+                raise EngineDied(f"the engine said {report.report!r} out of turn")
+
+    @property
+    def _template_hash(self) -> str:
+        if self._started is None:
+            raise EngineDied("the engine published before it said that it had started")
+        return self._started.template_hash
+
+    def _take_started(self, report: Started) -> None:
+        self._started = report
+        self._started_at = time.monotonic()
+        attempt = self._attempt
+
+        def write(session: Session) -> claims.Flags | None:
+            self._known_losses = claims.reported_losses(session, attempt.job.id, report.resumed_step)
+            return claims.started(
+                session,
+                attempt.claim,
+                execution=report.execution,
+                template_hash=report.template_hash,
+                total_steps=report.total_steps,
+            )
+
+        attempt.write(write)
+
+    def _flush(self) -> None:
+        """Write the steps since the last flush as metric events; repeated steps are compared, not written again."""
+        steps, self._steps = self._steps, []
+        if not steps:
+            return
+        events: list[NewEvent] = []
+        for step in steps:
+            if step.step > self._reported_step:
+                events.append(_metrics_event(step))
+            elif (known := self._known_losses.get(step.step)) is not None and known != step.train_loss:
+                text = f"Step {step.step}, repeated after a resume, gave {step.train_loss!r} instead of {known!r}"
+                events.append(NewEvent(text, level="warn"))
+        last = steps[-1]
+        self._reported_step = max(self._reported_step, last.step)
+        done = last.step - (self._started.resumed_step if self._started else 0)
+        seconds_left = (time.monotonic() - self._started_at) / max(done, 1) * (last.total_steps - last.step)
+        self._attempt.write(
+            lambda session: claims.report(
+                session,
+                self._attempt.claim,
+                events,
+                reported_step=self._reported_step,
+                seconds_left=seconds_left,
+            )
+        )
+        self._flushed_at = time.monotonic()
+
+
+def _metrics_event(step: Step) -> NewEvent:
+    text = f"Step {step.step}/{step.total_steps}: training loss={step.train_loss:.2f}"
+    if step.valid_loss is not None:
+        text += f", validation loss={step.valid_loss:.2f}"
+    if step.full_valid_loss is not None:
+        text += f", full validation loss={step.full_valid_loss:.2f}"
+    data = step.model_dump(exclude={"report"}, exclude_none=True)
+    return NewEvent(text, type="metrics", data=data)

@@ -1,0 +1,1 @@
+"""The generation server: OpenAI routes over bases and their adapters, behind the web side."""

@@ -1,0 +1,318 @@
+"""The server's HTTP side: POST /v1/chat/completions and GET /health, behind one bearer token.
+
+`Server` owns everything that lives as long as the process: scheduler, models in memory, and its row in the
+database. /health answers from the first moment, while torch is still being imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import math
+import secrets
+import socket
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from core import servers
+from core.db import Database, open_database
+from core.errors import AttuneError, Unavailable
+from core.serve_token import serve_token
+from core.settings import Settings
+from core.storage import Storage, open_storage
+from worker.device import DeviceHold
+from worker.serve import wire
+from worker.serve.answering import ClientGone, deltas, while_connected
+from worker.serve.request import ChatRequest, parse_request
+from worker.serve.residency import Borrowed, Residency
+from worker.serve.resolve import Source
+from worker.serve.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from worker.engine.generate import Generation
+
+log = structlog.get_logger()
+CLOSE_S = 5.0  # to free the weights at the end
+START_WAIT_S = 30.0  # a request waits this long for a server that is starting
+
+
+class Server:
+    """`give_up` is called when the server can never become ready. `lease_device` is the device as it is leased,
+    where that is not the one the weights lie on; a turn on it lasts at least `least_turn_s`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        give_up: Callable[[], None],
+        lease_device: str | None = None,
+        least_turn_s: float = 10.0,
+    ) -> None:
+        self._give_up = give_up
+        self._least_turn_s = least_turn_s
+        self._settings = settings
+        self._lease_device = lease_device
+        self._token = serve_token(settings)
+        self._id = f"{socket.gethostname()}:{settings.serve_port}"
+        self._scheduler = Scheduler()
+        self._residency: asyncio.Future[Residency] | None = None
+        self.app = Starlette(
+            routes=[
+                Route("/health", self._health),
+                Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            ],
+            exception_handlers={
+                AttuneError: _on_attune_error,
+                HTTPException: _on_http_error,
+                ClientGone: _on_client_gone,
+                Exception: _on_bug,
+            },
+            lifespan=self._lifespan,
+        )
+
+    # Life
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncGenerator[None]:
+        self._residency = asyncio.get_running_loop().create_future()
+        life = asyncio.create_task(self._live())
+        try:
+            yield
+        finally:
+            life.cancel()
+            await asyncio.gather(life, return_exceptions=True)
+            await asyncio.to_thread(self._scheduler.close)
+
+    async def _live(self) -> None:
+        """Get ready, then say in the database that we are there, until cancelled."""
+        assert self._residency is not None
+        database = open_database(self._settings.resolved_database_url)
+        try:
+            residency = await self._get_ready(database)
+        except Exception as error:
+            log.exception("server_cannot_start")
+            self._residency.set_exception(error)
+            self._residency.exception()  # seen: without a request nobody would ask for it
+            self._give_up()
+            return
+        self._residency.set_result(residency)
+        watching = asyncio.create_task(residency.turn.watch())
+        try:
+            await self._beat(database, residency.device)
+        finally:
+            watching.cancel()
+            for last in (asyncio.to_thread(self._leave, database), residency.turn.close()):
+                try:
+                    await asyncio.wait_for(last, CLOSE_S)
+                except (Unavailable, TimeoutError) as error:
+                    log.warning("server_left_something_behind", error=str(error))
+            database.close()
+
+    async def _get_ready(self, database: Database) -> Residency:
+        storage = await self._open_storage()
+        device = await asyncio.to_thread(_find_device, self._settings.device)
+        hold = DeviceHold(database, self._lease_device or device, f"server {self._id}")
+        source = Source(self._settings, database, storage)
+        log.info("server_ready", device=device, address=self._settings.resolved_serve_address)
+        return Residency(self._settings, source, self._scheduler, device, hold, least_turn_s=self._least_turn_s)
+
+    async def _beat(self, database: Database, device: str) -> None:
+        address = self._settings.resolved_serve_address
+
+        def say(*, known: bool) -> None:
+            with database.begin() as session:
+                if not known or not servers.beat(session, self._id, address):
+                    servers.register(session, self._id, base_model=None, address=address, device=device)
+
+        known = False
+        while True:
+            try:
+                await asyncio.to_thread(say, known=known)
+                known = True
+            except Unavailable as error:
+                log.warning("server_beat_failed", error=error.message)
+            await asyncio.sleep(servers.BEAT_S)
+
+    def _leave(self, database: Database) -> None:
+        with database.begin() as session:
+            servers.leave(session, self._id)
+
+    async def _open_storage(self) -> Storage:
+        while True:
+            try:
+                return await asyncio.to_thread(open_storage, self._settings)
+            except Unavailable as error:
+                log.warning("storage_is_away", error=error.message)
+                await asyncio.sleep(1.0)
+
+    # Requests
+
+    async def _health(self, request: Request) -> Response:
+        ready = self._residency is not None and self._residency.done() and not self._residency.exception()
+        return JSONResponse({"status": "ok", "ready": ready, "live_requests": self._scheduler.live})
+
+    async def _chat(self, request: Request) -> Response:
+        self._authenticate(request)
+        wanted = parse_request(await _body(request, self._settings.max_json_bytes))
+        assert self._residency is not None
+        try:
+            residency = await asyncio.wait_for(asyncio.shield(self._residency), START_WAIT_S)
+        except TimeoutError:
+            raise Unavailable("the server is starting", retry_after_s=START_WAIT_S) from None
+        async with AsyncExitStack() as stack:
+            borrowed = await stack.enter_async_context(residency.borrow(wanted.model))
+            generation = await asyncio.to_thread(_begin, borrowed, wanted)
+            return _Answer(self._scheduler, borrowed, generation, wanted, stack.pop_all())
+        raise AssertionError("unreachable: the stack swallows nothing")
+
+    def _authenticate(self, request: Request) -> None:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if not secrets.compare_digest(given.encode(), self._token.encode()):
+            raise AttuneError(
+                "Incorrect server token. The web side and its servers share ATTUNE_SERVE_TOKEN.",
+                code="invalid_api_key",
+                status=401,
+            )
+
+
+class _Answer(Response):
+    """Generates while it is sent. The borrowed model is given back when the sending ends, however it ends."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        borrowed: Borrowed,
+        generation: Generation,
+        wanted: ChatRequest,
+        borrowing: AsyncExitStack,
+    ) -> None:
+        self._scheduler = scheduler
+        self._borrowed = borrowed
+        self._generation = generation
+        self._streams = bool(wanted.stream)
+        self._borrowing = borrowing
+        self._completion = wire.Completion(
+            wanted.model,
+            borrowed.servable.fingerprint,
+            borrowed.generator.renderer(borrowed.adapter),
+            n=generation.sampling.n,
+            logprobs=bool(wanted.logprobs),
+            usage=wanted.stream_options is not None and wanted.stream_options.include_usage,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._borrowing:
+            if self._streams:
+                with suppress(ClientGone):  # the status is out already, and nobody reads on
+                    await while_connected(receive, self._stream(send))
+                return
+            whole = await while_connected(receive, self._collect())
+        await JSONResponse(whole)(scope, receive, send)
+
+    async def _collect(self) -> wire.Json:
+        async with aclosing(deltas(self._scheduler, self._borrowed.generator, self._generation)) as steps:
+            async for delta in steps:
+                self._completion.take(delta)
+        return self._completion.whole(*self._counts())
+
+    async def _stream(self, send: Send) -> None:
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+        async def say(*events: wire.Json | str) -> None:
+            body = b"".join(wire.event(event) for event in events)
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+
+        await say(*self._completion.first_chunks())
+        try:
+            async with aclosing(deltas(self._scheduler, self._borrowed.generator, self._generation)) as steps:
+                async for delta in steps:
+                    await say(*self._completion.take(delta))
+        except AttuneError as error:  # the status is out already: the error becomes the last event
+            await say(wire.envelope(error))
+        except Exception:
+            log.exception("generation_failed")
+            await say(wire.envelope(_bug()))
+        else:
+            usage = self._completion.usage_chunk(*self._counts())
+            await say(*([usage] if usage else []), "[DONE]")
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _counts(self) -> tuple[int, int]:
+        return len(self._generation.prompt_ids), self._generation.completion_tokens
+
+
+def _begin(borrowed: Borrowed, wanted: ChatRequest) -> Generation:
+    """Render with the model's frozen template. Raises AttuneError for messages it refuses, or that do not fit."""
+    from worker.engine.generate import Sampling
+
+    sampling = Sampling(
+        max_tokens=wanted.max_completion_tokens or wanted.max_tokens,
+        temperature=1.0 if wanted.temperature is None else wanted.temperature,
+        top_p=wanted.top_p or 1.0,
+        n=wanted.n or 1,
+        seed=wanted.seed,
+        stop=wanted.stop_strings,
+        top_logprobs=(wanted.top_logprobs or 0) if wanted.logprobs else None,
+        frequency_penalty=wanted.frequency_penalty or 0.0,
+        presence_penalty=wanted.presence_penalty or 0.0,
+        logit_bias=tuple((int(key), bias) for key, bias in (wanted.logit_bias or {}).items()),
+    )
+    prompt_ids = borrowed.generator.renderer(borrowed.adapter).render_prompt(wanted.messages)
+    return borrowed.generator.begin(prompt_ids, sampling, borrowed.adapter)
+
+
+def _find_device(device: str) -> str:
+    """Import what takes seconds, and see where weights go."""
+    from worker.engine.model import resolve_device
+
+    importlib.import_module("worker.engine.generate")  # transformers, too, should stand before the first request
+    return str(resolve_device(device))
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise AttuneError(f"The body is larger than {limit} bytes.", code="request_too_large", status=413)
+    return body
+
+
+async def _on_attune_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AttuneError)
+    headers = {"Retry-After": str(math.ceil(error.retry_after_s))} if error.retry_after_s else None
+    return JSONResponse(wire.envelope(error), error.status, headers)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    shown = AttuneError(f"{request.method} {request.url.path}: {error.detail}", code="unknown_url")
+    return JSONResponse(wire.envelope(shown), error.status_code)
+
+
+async def _on_client_gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    return JSONResponse(wire.envelope(_bug()), 500)
+
+
+def _bug() -> AttuneError:
+    return AttuneError(
+        "The server failed on this request; its log says how.",
+        code="internal_error",
+        status=500,
+        type="server_error",
+    )

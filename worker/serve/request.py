@@ -1,0 +1,122 @@
+"""The body of POST /v1/chat/completions: what is honoured, what is ignored because it changes no answer, and what
+is refused because ignoring it would change one. Messages are read by the renderer, as training reads them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+
+from core.errors import AttuneError
+
+# Null, false and empty values of these are as good as absent
+REFUSED = {
+    "tools": "tool calls are not parsed by this server",
+    "functions": "functions are deprecated, and tool calls are not parsed by this server",
+    "function_call": "functions are deprecated, and tool calls are not parsed by this server",
+    "audio": "answers are text",
+    "web_search_options": "this server searches nothing",
+}
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    include_usage: bool = False
+
+
+class ResponseFormat(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    type: str
+
+
+class Nothing(BaseModel):
+    """The `attune` object: no key of it means anything to a completion yet."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ChatRequest(BaseModel):
+    """OpenAI's fields in OpenAI's bounds. Unknown ones are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    model: str = Field(min_length=1, max_length=512)
+    messages: list[dict[str, JsonValue]] = Field(min_length=1)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    n: int | None = Field(None, ge=1, le=128)
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    modalities: list[Literal["text"]] | None = None
+    attune: Nothing | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse(cls, body: object) -> object:
+        if isinstance(body, dict):
+            for name, reason in REFUSED.items():
+                if body.get(name):
+                    raise ValueError(f"{name}: {reason}; remove the field")
+        return body
+
+    @field_validator("stop")
+    @classmethod
+    def _stop_is_text(cls, stop: str | list[str] | None) -> str | list[str] | None:
+        if stop == "" or (isinstance(stop, list) and "" in stop):
+            raise ValueError("a stop string must not be empty")
+        return stop
+
+    @field_validator("response_format")
+    @classmethod
+    def _only_text(cls, value: ResponseFormat | None) -> ResponseFormat | None:
+        if value is not None and value.type != "text":
+            raise ValueError(
+                f"{value.type} is not enforced by this server; ask for it in the prompt and remove the field"
+            )
+        return value
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _token_ids(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        if value is not None and not all(key.isdecimal() for key in value):
+            raise ValueError("the keys must be token ids")
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> ChatRequest:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs: set logprobs to true as well")
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options: only allowed when stream is true")
+        return self
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+
+def parse_request(body: bytes) -> ChatRequest:
+    """Raises AttuneError that names the field and what is wrong with it."""
+    try:
+        return ChatRequest.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if first["type"] == "json_invalid":
+            raise AttuneError(f"The body is no JSON: {first['msg']}", code="invalid_json") from error
+        message = first["msg"].removeprefix("Value error, ")
+        path = [str(part) for part in first["loc"] if part not in ("str", "list[constrained-str]")]
+        param = ".".join(path) or (message.split(":", 1)[0] if ": " in message else None)
+        if path:
+            message = f"Invalid value for '{param}': {message}"
+        raise AttuneError(message, code="invalid_value", param=param) from error

@@ -1,0 +1,128 @@
+"""OpenAI's shapes of a chat completion, whole and in chunks, from the deltas of a generation."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from core import ids
+from core.errors import AttuneError
+
+if TYPE_CHECKING:
+    from core.render import Renderer
+    from worker.engine.answer import TokenLogprob
+    from worker.engine.generate import Delta
+
+Json = dict[str, object]
+
+
+def envelope(error: AttuneError) -> Json:
+    """The error as OpenAI's clients read it."""
+    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+
+
+def event(data: Json | str) -> bytes:
+    """One server-sent event."""
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return f"data: {text}\n\n".encode()
+
+
+@dataclass
+class _Choice:
+    text: list[str] = field(default_factory=list)
+    logprobs: list[Json] = field(default_factory=list)
+    finish_reason: str | None = None
+
+
+class Completion:
+    """The answer to one request: `take` each delta; then `whole`, or what `take` gave on the way."""
+
+    def __init__(
+        self, model: str, fingerprint: str, renderer: Renderer, *, n: int, logprobs: bool, usage: bool
+    ) -> None:
+        self._head: Json = {
+            "id": "chatcmpl-" + ids.random_text(24),
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": fingerprint,
+        }
+        self._renderer = renderer
+        self._wants_logprobs = logprobs
+        self._wants_usage = usage
+        self._choices = [_Choice() for _ in range(n)]
+
+    def first_chunks(self) -> list[Json]:
+        """Each choice opens with its role."""
+        opening: Json = {"role": "assistant", "content": "", "refusal": None}
+        return [self._chunk(index, opening, None, None) for index in range(len(self._choices))]
+
+    def take(self, delta: Delta) -> list[Json]:
+        """Add a delta; the chunks that stream it."""
+        choice = self._choices[delta.index]
+        chunks: list[Json] = []
+        shown = [self._shown(logprob) for logprob in delta.logprobs]
+        choice.text.append(delta.text)
+        choice.logprobs.extend(shown)
+        if delta.text or shown:
+            chunks.append(self._chunk(delta.index, {"content": delta.text}, shown, None))
+        if delta.finish_reason is not None:
+            choice.finish_reason = delta.finish_reason
+            chunks.append(self._chunk(delta.index, {}, None, delta.finish_reason))
+        return chunks
+
+    def usage_chunk(self, prompt_tokens: int, completion_tokens: int) -> Json | None:
+        """The last chunk, where it was asked for."""
+        if not self._wants_usage:
+            return None
+        usage = _usage(prompt_tokens, completion_tokens)
+        return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage}
+
+    def whole(self, prompt_tokens: int, completion_tokens: int) -> Json:
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": "".join(choice.text), "refusal": None},
+                "logprobs": {"content": choice.logprobs, "refusal": None} if self._wants_logprobs else None,
+                "finish_reason": choice.finish_reason,
+            }
+            for index, choice in enumerate(self._choices)
+        ]
+        usage = _usage(prompt_tokens, completion_tokens)
+        return {**self._head, "object": "chat.completion", "choices": choices, "usage": usage}
+
+    def _chunk(self, index: int, delta: Json, logprobs: list[Json] | None, finish_reason: str | None) -> Json:
+        shown = {"content": logprobs, "refusal": None} if self._wants_logprobs and logprobs else None
+        choice = {"index": index, "delta": delta, "logprobs": shown, "finish_reason": finish_reason}
+        chunk: Json = {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
+        if self._wants_usage:
+            chunk["usage"] = None
+        return chunk
+
+    def _shown(self, logprob: TokenLogprob) -> Json:
+        return {
+            **self._token(logprob.token_id, logprob.logprob),
+            "top_logprobs": [self._token(token_id, value) for token_id, value in logprob.top],
+        }
+
+    def _token(self, token_id: int, logprob: float) -> Json:
+        return {
+            "token": self._renderer.decode([token_id], skip_special=False),
+            "logprob": max(logprob, -9999.0),  # OpenAI's value for "very unlikely"; JSON knows no -inf
+            "bytes": token_bytes(self._renderer, token_id),
+        }
+
+
+def token_bytes(renderer: Renderer, token_id: int) -> list[int] | None:
+    """The bytes of a token that is text by itself; None for a part of a character."""
+    text = renderer.decode([token_id], skip_special=False)
+    return None if "\ufffd" in text else list(text.encode())
+
+
+def _usage(prompt_tokens: int, completion_tokens: int) -> Json:
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
