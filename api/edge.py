@@ -27,7 +27,6 @@ _UNLESS_SET = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
 }
-_QUIET = ("/healthz", "/readyz", "/metrics")  # asked every few seconds by machines
 
 
 class Edge:
@@ -72,7 +71,9 @@ class Edge:
         route = getattr(scope.get("route"), "path", "unmatched")
         self._requests.count(scope["method"], route, status or 0, seconds)
         principal = scope["state"].get("principal")
-        level = log.debug if scope["path"] in _QUIET else log.info
+        # Whoever watches a job asks several times a second; what changes something, or fails, is worth a line
+        watching = scope["method"] == "GET" and status is not None and status < 400
+        level = log.debug if watching else log.info
         level(
             "request",
             request_id=request_id,

@@ -129,7 +129,8 @@ def move(
 
 def get(session: Session, project_id: str, job_id: str) -> Job:
     """The project's job. Raises NotFound in OpenAI's words."""
-    job = session.scalar(select(Job).where(Job.id == job_id, Job.project_id == project_id))
+    query = select(Job).where(Job.id == job_id, Job.project_id == project_id)
+    job = session.scalar(query.execution_options(populate_existing=True))
     if job is None:
         raise NotFound(f"Could not find fine tune: {job_id}", code="fine_tune_not_found", param="fine_tune_id")
     return job
@@ -175,26 +176,16 @@ def cancel(session: Session, project_id: str, job_id: str) -> Job:
     """Cancel at once what no worker holds; ask the worker of a running job. Cancelling twice is no error."""
     get(session, project_id, job_id)
     waiting = (JobStatus.VALIDATING_FILES, JobStatus.QUEUED, JobStatus.PAUSED)
-    done = move(
-        session,
-        job_id,
-        JobStatus.CANCELLED,
-        [NewEvent("The job was cancelled")],
-        sources=waiting,
-        finished_at=db_now(),
-        lease_until=None,
+    event = NewEvent("The job was cancelled")
+    ended = {"finished_at": db_now(), "lease_until": None}
+    job = (
+        move(session, job_id, JobStatus.CANCELLED, [event], sources=waiting, **ended)
+        or _ask(session, job_id, cancel_requested=True)
+        # lost by its worker and queued again between the two
+        or move(session, job_id, JobStatus.CANCELLED, [event], sources=waiting, **ended)
+        or get(session, project_id, job_id)
     )
-    if done is not None:
-        return done
-    flagged = session.scalars(
-        update(Job)
-        .where(Job.id == job_id, Job.status == JobStatus.RUNNING)
-        .values(cancel_requested=True)
-        .returning(Job)
-        .execution_options(synchronize_session=False, populate_existing=True)
-    ).one_or_none()
-    job = flagged or get(session, project_id, job_id)
-    if flagged is None and job.status != JobStatus.CANCELLED:
+    if job.status not in (JobStatus.CANCELLED, JobStatus.RUNNING):
         raise AttuneError(
             f"Job {job_id} has already {job.status}; only an unfinished job can be cancelled.",
             code="job_not_cancellable",
@@ -206,24 +197,31 @@ def cancel(session: Session, project_id: str, job_id: str) -> Job:
 def pause(session: Session, project_id: str, job_id: str) -> Job:
     """Hold a queued job back, or ask the worker of a running one to save a snapshot and stop."""
     get(session, project_id, job_id)
-    done = move(session, job_id, JobStatus.PAUSED, [NewEvent("The job was paused")], sources=(JobStatus.QUEUED,))
-    if done is not None:
-        return done
-    flagged = session.scalars(
-        update(Job)
-        .where(Job.id == job_id, Job.status == JobStatus.RUNNING)
-        .values(pause_requested=True)
-        .returning(Job)
-        .execution_options(synchronize_session=False, populate_existing=True)
-    ).one_or_none()
-    job = flagged or get(session, project_id, job_id)
-    if flagged is None and job.status != JobStatus.PAUSED:
+    event = NewEvent("The job was paused")
+    job = (
+        move(session, job_id, JobStatus.PAUSED, [event], sources=(JobStatus.QUEUED,))
+        or _ask(session, job_id, pause_requested=True)
+        or move(session, job_id, JobStatus.PAUSED, [event], sources=(JobStatus.QUEUED,))
+        or get(session, project_id, job_id)
+    )
+    if job.status not in (JobStatus.PAUSED, JobStatus.RUNNING):
         raise AttuneError(
             f"Job {job_id} is {job.status}; only a queued or running job can be paused.",
             code="job_not_pausable",
             param="fine_tuning_job_id",
         )
     return job
+
+
+def _ask(session: Session, job_id: str, **flag: bool) -> Job | None:
+    """Leave word for the worker of a running job, which its next fenced write brings back."""
+    return session.scalars(
+        update(Job)
+        .where(Job.id == job_id, Job.status == JobStatus.RUNNING)
+        .values(**flag)
+        .returning(Job)
+        .execution_options(synchronize_session=False, populate_existing=True)
+    ).one_or_none()
 
 
 def resume(session: Session, project_id: str, job_id: str) -> Job:

@@ -78,10 +78,19 @@ def _command_line(process: psutil.Process) -> list[str]:
 
 
 def make_base(folder: Path, steps: int) -> Path:
-    """The demo base, pre-trained for `steps` steps."""
-    if not (folder / "config.json").exists():
-        command = [sys.executable, "-m", "worker.demo_base", str(folder), "--steps", str(steps)]
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    """The demo's base, pre-trained for no more than `steps` steps: quickly made, and knows little."""
+    command = [sys.executable, "-m", "worker.demo_base", str(folder), "--steps", str(steps)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return folder
+
+
+def demo_base() -> Path:
+    """The demo's base as `make demo` keeps it, made now if it is not there (minutes)."""
+    folder = ROOT / "demo-data" / "models" / BASE
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        subprocess.run([sys.executable, "-m", "worker.demo_base", str(folder)], cwd=ROOT, check=True, env=environment)
     return folder
 
 

@@ -29,7 +29,7 @@ from core.models import BaseModelRow, Job
 from core.protocol import Exit, Failed, Ready, Step, Train, Trained, TrainTask, parse_report
 from core.sample_data import messages
 from core.spec import Execution, Resolved
-from tests.live import BASE, Live, live_service, make_base, wait_for_step, wait_until_ended
+from tests.live import BASE, Live, demo_base, live_service, wait_for_step, wait_until_ended
 
 PARTS = {"engine": "worker.engine", "worker": "worker.app", "web": "api.app"}
 EXAMPLES = 600
@@ -44,8 +44,8 @@ class Sizes:
     kill_steps: int  # optimizer steps of a job that is killed
 
 
-FULL = Sizes(starts=10, long_seconds=60.0, kills_per_part=5, kill_steps=400)
-QUICK = Sizes(starts=2, long_seconds=8.0, kills_per_part=1, kill_steps=150)
+FULL = Sizes(starts=10, long_seconds=60.0, kills_per_part=5, kill_steps=152)
+QUICK = Sizes(starts=2, long_seconds=8.0, kills_per_part=1, kill_steps=114)
 
 
 def training_file(count: int) -> bytes:
@@ -94,6 +94,7 @@ class Bench:
         while not any(event.type == "metrics" for event in self.client.fine_tuning.jobs.list_events(job_id)):
             time.sleep(0.01)
         took = time.monotonic() - begun
+        self.client.fine_tuning.jobs.cancel(job_id)
         wait_until_ended(self.client, job_id)
         self.live.wait_for_worker()
         return took
@@ -237,8 +238,7 @@ def main() -> None:
     console = Console()
     with tempfile.TemporaryDirectory(prefix="attune-bench-") as folder:
         data = Path(folder) / "data"
-        base = make_base(Path(folder) / "base", steps=12)
-        with live_service(data, base) as live:
+        with live_service(data, demo_base()) as live:
             live.wait_for_worker()
             bench = Bench(live, sizes, console)
             warm_s, cold_s = bench.starts()
