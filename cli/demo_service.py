@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -98,8 +97,12 @@ def running_service(data: Path) -> Generator[Service]:
     try:
         _wait_until_ready(process, address, log)
         yield Service(address, (data / "operator-key").read_text().strip(), log)
-    finally:
-        _stop(process, log)
+    except BaseException:
+        _stop(process)  # what went wrong first is what is told
+        raise
+    code = _stop(process)
+    if code:
+        raise DemoFailed(f"the service did not stop as it should (exit code {code}):\n{_tail(log)}")
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
@@ -116,18 +119,14 @@ def _wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path)
     raise DemoFailed(f"the service was not ready after {READY_S:.0f} s:\n{_tail(log)}")
 
 
-def _stop(process: subprocess.Popen[bytes], log: Path) -> None:
-    """Ask it to stop, and say so where it does not."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
+def _stop(process: subprocess.Popen[bytes]) -> int:
+    """Its exit code, after it has been asked to stop, or killed where it does not."""
+    process.terminate()
     try:
-        code = process.wait(STOP_S)
+        return process.wait(STOP_S)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait()
-        raise DemoFailed(f"the service did not stop within {STOP_S:.0f} s:\n{_tail(log)}") from None
-    if code:
-        raise DemoFailed(f"the service ended with exit code {code}:\n{_tail(log)}")
+        return process.wait()
 
 
 def answers_of_peft(base: Path, adapter: Path, messages: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from core.render import Renderer
-from worker import demo_base
+from worker import demo_base, demo_chats
 
 FILES = (
     *("chat_template.jinja", "config.json", "generation_config.json", "model.safetensors"),
@@ -51,7 +51,7 @@ def test_the_renderer_reads_it_and_marks_the_answer(folder: Path) -> None:
 
 
 def test_no_answer_of_pre_training_has_a_key_of_a_ticket() -> None:
-    for (_, answer), _ in zip(demo_base.chats(1), range(500), strict=False):
+    for (_, answer), _ in zip(demo_chats.chats(1), range(500), strict=False):
         if answer.startswith("{"):
             keys = set(json.loads(answer.removesuffix("<|im_end|>\n")))
             assert keys
