@@ -58,18 +58,18 @@ class Growth:
 def test_c29_a_large_file_needs_little_memory(exact: Place) -> None:
     tenant = exact.tenant()
     tenant.upload()  # what the first one imports and opens is no growth
-    block = examples(8000, "a fine answer " * 5)
-    count = 64 * MIB // len(block)
+    block = examples(2000, "a fine answer " * 50)
+    count = 48 * MIB // len(block)
     with Growth() as growth, tenant.http as http:
         sent = http.post("/v1/files", content=form("file", iter([block] * count)), headers=FORM).json()
-    assert (sent["bytes"], sent["attune"]["examples"]) == (count * len(block), count * 8000)
+    assert (sent["bytes"], sent["attune"]["examples"]) == (count * len(block), count * 2000)
     assert growth.bytes < 32 * MIB
 
 
 def test_c29_so_does_a_large_file_in_parts(exact: Place) -> None:
     tenant = exact.tenant()
-    block = examples(8000, "a fine answer " * 5)
-    count = 32 * MIB // len(block)
+    block = examples(2000, "a fine answer " * 50)
+    count = 16 * MIB // len(block)
     declared = {"filename": "a.jsonl", "purpose": "fine-tune", "bytes": 2 * count * len(block), "mime_type": ""}
     digest = hashlib.md5(block * 2 * count).hexdigest()
     with tenant.http as http, Growth() as growth:
@@ -80,7 +80,7 @@ def test_c29_so_does_a_large_file_in_parts(exact: Place) -> None:
         ]
         body = {"part_ids": [part["id"] for part in parts], "md5": digest}
         file = http.post(f"/v1/uploads/{upload}/complete", json=body).json()["file"]
-    assert (file["bytes"], file["attune"]["examples"]) == (declared["bytes"], 2 * count * 8000)
+    assert (file["bytes"], file["attune"]["examples"]) == (declared["bytes"], 2 * count * 2000)
     assert growth.bytes < 32 * MIB
 
 
