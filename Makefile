@@ -10,7 +10,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo demo-picture up check format test bench-service clean
+.PHONY: help install install-dev demo demo-picture up check format test bench-service bench-upload clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ test: $(VENV)/installed-dev ## every test, with its own Postgres, Redis and S3 s
 
 bench-service: $(VENV)/installed-dev ## measure the service; ends in one line of JSON
 	$(RUN) -m tests.bench.service
+
+bench-upload: $(VENV)/installed-dev ## measure a 512 MB upload; ends in one line of JSON
+	$(RUN) -m tests.bench.upload
 
 clean: ## remove .venv and caches; data folders stay
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis

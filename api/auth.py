@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import cast
 
 from anyio import to_thread
@@ -19,9 +20,12 @@ from core import projects
 from core.db import Database
 from core.errors import AttuneError
 from core.projects import Principal
+from core.settings import Settings
+from core.uploads import MAX_PART_BYTES
 
 GUARDED = "/v1/"
-UPLOAD = ("POST", "/v1/files")
+FILE_PATH = "/v1/files"
+PART_PATH = re.compile(r"/v1/uploads/[^/]+/parts")
 FORM_BYTES = 1024 * 1024  # of an upload's form beside the file itself
 
 
@@ -35,9 +39,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         parts = cast(Parts, cast(FastAPI, scope["app"]).state.parts)
-        settings = parts.settings
-        is_upload = (scope["method"], scope["path"]) == UPLOAD
-        max_bytes = settings.max_file_bytes + FORM_BYTES if is_upload else settings.max_json_bytes
+        max_bytes = _max_bytes(scope, parts.settings)
         body = Body(scope, receive, max_bytes, self._pace)
         send = body.closing(send)
         try:
@@ -55,6 +57,14 @@ class Gate:
             await error_response(error)(scope, receive, send)
             return
         await self._app(scope, body.receive, send)
+
+
+def _max_bytes(scope: Scope, settings: Settings) -> int:
+    if scope["method"] == "POST" and scope["path"] == FILE_PATH:
+        return settings.max_file_bytes + FORM_BYTES
+    if scope["method"] == "POST" and PART_PATH.fullmatch(scope["path"]):
+        return MAX_PART_BYTES + FORM_BYTES
+    return settings.max_json_bytes
 
 
 def bearer(headers: Headers) -> str:

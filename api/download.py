@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -50,6 +52,29 @@ def hand_out(request: Request, storage: Storage, download: Download, *, may_redi
     headers["content-range"] = f"bytes {first}-{last}/{download.bytes}"
     chunks = storage.open(download.key, first, last - first + 1)
     return StreamingResponse(chunks, status_code=206, media_type=download.media_type, headers=headers)
+
+
+def asks_base64(request: Request) -> bool:
+    """Whether `Accept` names a media type with RFC 2397's mark, as in `text/csv;base64`."""
+    accepted = request.headers.get("accept", "").lower()
+    return any(kind.replace(" ", "").endswith(";base64") for kind in accepted.split(","))
+
+
+def hand_out_base64(storage: Storage, download: Download) -> Response:
+    """The whole object encoded, as OpenAI hands out result files; without ranges."""
+    headers = {"cache-control": "private, no-cache", "vary": "accept"}
+    chunks = _encoded(storage.open(download.key, sha256=download.sha256))
+    return StreamingResponse(chunks, media_type="text/plain", headers=headers)
+
+
+def _encoded(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for chunk in chunks:
+        data = rest + chunk
+        whole = len(data) - len(data) % 3  # three bytes are four characters, without padding in between
+        rest = data[whole:]
+        yield b64encode(data[:whole])
+    yield b64encode(rest)
 
 
 def _range(header: str | None, size: int) -> tuple[int, int] | None:

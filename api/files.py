@@ -9,15 +9,15 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from api.download import Download, hand_out
+from api.download import Download, asks_base64, hand_out, hand_out_base64
 from api.form import Limits
 from api.job_object import seconds
 from api.parts import Caller, Parts, Within
-from api.upload import receive_upload
+from api.receive import receive_upload
 from api.wire import Deleted, Shown
 from core import files
 from core.errors import AttuneError, NotFound, Unavailable
-from core.files import Upload
+from core.files import FINE_TUNE_RESULTS, Received
 from core.models import File
 
 log = structlog.get_logger()
@@ -97,18 +97,18 @@ async def create_file(request: Request, caller: Caller, parts: Within) -> FileOb
     return await to_thread.run_sync(_write_row, parts, caller.project_id, upload)
 
 
-def _write_row(parts: Parts, project_id: str, upload: Upload) -> FileObject:
+def _write_row(parts: Parts, project_id: str, upload: Received) -> FileObject:
     try:
         with parts.database.begin() as session:
             row = files.create(session, project_id, upload)
     except BaseException as error:
-        if not isinstance(error, Unavailable) or not _was_written(parts, project_id, upload.id):
+        if not isinstance(error, Unavailable) or not was_written(parts, project_id, upload.id):
             parts.storage.delete(upload.storage_key)
         raise
     return show_file(row)
 
 
-def _was_written(parts: Parts, project_id: str, file_id: str) -> bool:
+def was_written(parts: Parts, project_id: str, file_id: str) -> bool:
     """A commit whose answer was lost may have happened: an object too many is better than a row without one."""
     try:
         with parts.database.read() as session:
@@ -151,6 +151,8 @@ def file_content(file_id: str, request: Request, caller: Caller, parts: Within) 
     with parts.database.read() as session:
         row = files.get(session, caller.project_id, file_id)
     download = Download(row.storage_key, row.bytes, row.sha256, row.filename)
+    if row.purpose == FINE_TUNE_RESULTS and (parts.settings.result_files_base64 or asks_base64(request)):
+        return hand_out_base64(parts.storage, download)
     return hand_out(request, parts.storage, download, may_redirect=False)
 
 

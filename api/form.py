@@ -13,7 +13,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from core.errors import AttuneError
-from core.files import UPLOAD_PURPOSES, clean_name
+from core.files import FINE_TUNE, UPLOAD_PURPOSES, clean_name
 
 MAX_FIELDS = 8
 MAX_FIELD_BYTES = 1024 * 1024
@@ -30,11 +30,15 @@ class Limits:
 class Form:
     """Takes a multipart body in pieces: fields are kept, the file's bytes are handed on by `take`."""
 
-    def __init__(self, content_type: str | None, limits: Limits) -> None:
+    def __init__(
+        self, content_type: str | None, limits: Limits, *, file_field: str = "file", is_named: bool = True
+    ) -> None:
         self.fields: dict[str, str] = {}
         self.filename: str | None = None
         self.file_bytes = 0
         self._limits = limits
+        self._file_field = file_field
+        self._is_named = is_named
         self._pieces: list[bytes] = []
         self._header_name = b""
         self._header_value = b""
@@ -78,7 +82,11 @@ class Form:
         if not self._is_complete:
             raise _bad_form("it ends before its closing boundary, so the upload was cut short")
         if self.filename is None:
-            raise AttuneError("Missing required parameter: 'file'.", code="missing_required_parameter", param="file")
+            raise AttuneError(
+                f"Missing required parameter: '{self._file_field}'.",
+                code="missing_required_parameter",
+                param=self._file_field,
+            )
 
     def _part_begins(self) -> None:
         self._parts += 1
@@ -104,13 +112,17 @@ class Form:
         filename = options.get(b"filename")
         if filename is None and (extended := _EXTENDED_NAME.search(self._disposition)):
             filename = unquote(extended[1].decode("latin-1")).encode()
+        if filename is None and name == self._file_field and not self._is_named:
+            filename = b""
         if filename is None:
-            if name == "file":
+            if name == self._file_field:
                 raise AttuneError("'file' has to be sent as a file, with a file name.", code="bad_form", param="file")
             self._field = name
             return
-        if name != "file" or self.filename is not None:
-            raise AttuneError("The form takes one file, in the part 'file'.", code="too_many_files", param="file")
+        if name != self._file_field or self.filename is not None:
+            field = self._file_field
+            message = f"The form takes one file, in the part '{field}'."
+            raise AttuneError(message, code="too_many_files", param=field)
         self._field = None
         self.filename = clean_name(filename.decode(errors="replace"))
 
@@ -119,8 +131,8 @@ class Form:
             self.file_bytes += end - start
             if self.file_bytes > self._limits.max_file_bytes:
                 limit = self._limits.max_file_bytes / 1024**2
-                message = f"The file is larger than {limit:g} MiB; split it into several."
-                raise AttuneError(message, code="file_too_large", param="file", status=413)
+                message = f"The {self._file_field} is larger than {limit:g} MiB; split it into several."
+                raise AttuneError(message, code="file_too_large", param=self._file_field, status=413)
             self._pieces.append(data[start:end])
             return
         self._value += data[start:end]
@@ -149,6 +161,17 @@ def check_purpose(purpose: str | None) -> None:
     if purpose not in UPLOAD_PURPOSES:
         raise AttuneError(
             f"'{purpose[:64]}' is not one of {list(UPLOAD_PURPOSES)}.", code="invalid_purpose", param="purpose"
+        )
+
+
+def check_name(filename: str, purpose: str, param: str) -> None:
+    """Raises for a training file whose extension says that it is none."""
+    if purpose == FINE_TUNE and "." in filename and not filename.lower().endswith(".jsonl"):
+        extension = filename.rsplit(".", 1)[-1]
+        raise AttuneError(
+            f"Invalid extension .{extension}: files of the purpose '{FINE_TUNE}' are JSONL, and named .jsonl.",
+            code="invalid_file_format",
+            param=param,
         )
 
 

@@ -78,5 +78,6 @@ class Janitor:
         with self._database.begin() as session:
             workers.forget_dead(session)
         removed = cleaning.sweep_finished_jobs(self._database, self._storage, 2 * self._settings.lease_s)
+        removed += cleaning.remove_uploads(self._database, self._storage)
         removed += cleaning.remove_files(self._database, self._storage)
         return removed + cleaning.remove_models(self._database, self._storage)

@@ -8,8 +8,9 @@ from __future__ import annotations
 from sqlalchemy import delete, exists, or_, select, update
 
 from core.db import Database, db_now
-from core.models import TERMINAL, File, Job, Model, Project, Snapshot
+from core.models import TERMINAL, File, Job, Model, Project, Snapshot, Upload, UploadPart, UploadStatus
 from core.storage import Storage
+from core.uploads import is_over, parts_prefix
 
 BATCH = 50
 
@@ -87,8 +88,28 @@ def remove_models(database: Database, storage: Storage) -> int:
     return len(gone)
 
 
+def remove_uploads(database: Database, storage: Storage) -> int:
+    """Expire uploads that were not completed in time, and delete the parts of all that are done; returns how many."""
+    with database.begin() as session:
+        session.execute(
+            update(Upload).where(Upload.status == UploadStatus.PENDING, is_over()).values(status=UploadStatus.EXPIRED)
+        )
+        done = session.scalars(
+            select(Upload).where(Upload.status != UploadStatus.PENDING, Upload.swept_at.is_(None)).limit(BATCH)
+        ).all()
+    for upload in done:
+        storage.delete_prefix(parts_prefix(upload.project_id, upload.id))
+        with database.begin() as session:
+            session.execute(delete(UploadPart).where(UploadPart.upload_id == upload.id))
+            session.execute(update(Upload).where(Upload.id == upload.id).values(swept_at=db_now()))
+    return len(done)
+
+
 def sweep_unnamed_uploads(database: Database, storage: Storage, older_than_s: float) -> int:
-    """Remove uploads that no row names: a web process was killed between the bytes and the row. How many."""
+    """Remove what came in and no row names: a web process was killed between the bytes and the row. How many.
+
+    No upload lives as long as a day, so parts of that age belong to none.
+    """
     with database.read() as session:
         now = session.scalar(select(db_now())) or 0.0
         projects = session.scalars(select(Project.id)).all()
@@ -99,6 +120,14 @@ def sweep_unnamed_uploads(database: Database, storage: Storage, older_than_s: fl
             for entry in storage.list(f"projects/{project_id}/files")
             if entry.modified.timestamp() < now - older_than_s
         ]
+        parts = [
+            entry.key
+            for entry in storage.list(f"projects/{project_id}/uploads")
+            if entry.modified.timestamp() < now - older_than_s
+        ]
+        for key in parts:
+            storage.delete(key)
+        removed += len(parts)
         for start in range(0, len(old), BATCH):
             batch = old[start : start + BATCH]
             with database.read() as session:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from core import jobs
 from core.db import Database, db_now
 from core.errors import AttuneError, NotFound, Unavailable
-from core.models import TERMINAL, ApiKey, Checkpoint, File, Job, JobEvent, Model, Project, Snapshot
+from core.models import TERMINAL, ApiKey, Checkpoint, File, Job, JobEvent, Model, Project, Snapshot, Upload, UploadPart
 from core.projects import DEFAULT
 from core.storage import Storage
 
@@ -38,7 +38,9 @@ def erase_project(database: Database, storage: Storage, project_id: str) -> int:
         its_jobs = select(Job.id).where(Job.project_id == project_id)
         for table in (JobEvent, Snapshot, Checkpoint):
             session.execute(delete(table).where(table.job_id.in_(its_jobs)))
-        for table in (Model, Job, File, ApiKey):
+        its_uploads = select(Upload.id).where(Upload.project_id == project_id)
+        session.execute(delete(UploadPart).where(UploadPart.upload_id.in_(its_uploads)))
+        for table in (Model, Job, File, Upload, ApiKey):
             session.execute(delete(table).where(table.project_id == project_id))
         session.execute(delete(Project).where(Project.id == project_id))
     return removed

@@ -13,6 +13,7 @@ from core.conversation import Completion, Conversation, Example, Message, Text, 
 from core.errors import InvalidExample
 from core.example_reader import Finding, read_line, read_messages
 from core.jsonl import MAX_LINE_BYTES, LineSplitter
+from core.plain_lines import plain_kind
 
 __all__ = [
     "Checker",
@@ -75,6 +76,10 @@ class Checker:
 
     def _check(self, number: int, line: bytes) -> None:
         self._lines += 1
+        if (plain := plain_kind(line)) is not None:
+            self._examples += 1
+            self._kinds.add(plain)
+            return
         example, findings = read_line(line, number)
         if example is not None:
             self._examples += 1

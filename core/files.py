@@ -18,12 +18,13 @@ from core.models import File
 from core.objects import Stored
 
 FINE_TUNE = "fine-tune"
+FINE_TUNE_RESULTS = "fine-tune-results"
 UPLOAD_PURPOSES = (FINE_TUNE, "user_data", "batch", "evals", "assistants", "vision")
 MAX_NAME_BYTES = 255
 
 
 @dataclass(frozen=True)
-class Upload:
+class Received:
     """What a client has sent, stored but not yet a row. `summary`: of a fine-tune file."""
 
     id: str
@@ -47,7 +48,7 @@ def clean_name(name: str) -> str:
     return shown.encode()[:MAX_NAME_BYTES].decode(errors="ignore") or "upload"
 
 
-def create(session: Session, project_id: str, upload: Upload) -> File:
+def create(session: Session, project_id: str, upload: Received) -> File:
     """The row of a stored upload: `processed`, or `error` with its findings."""
     projects.get(session, project_id)  # erased while the bytes came in: refuse, and the caller removes them
     summary = upload.summary

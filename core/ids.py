@@ -20,6 +20,14 @@ def file_id() -> str:
     return "file-" + random_text(24)
 
 
+def upload_id() -> str:
+    return "upload_" + random_text(24)
+
+
+def part_id() -> str:
+    return "part_" + random_text(24)
+
+
 def job_id() -> str:
     return "ftjob-" + random_text(24)
 

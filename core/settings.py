@@ -51,8 +51,10 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = 8000
     max_file_bytes: int = 512 * 1024 * 1024
+    max_upload_bytes: int = 8 * 1024 * 1024 * 1024  # of a file that comes in parts
     max_json_bytes: int = 1024 * 1024
     max_line_bytes: int = 1024 * 1024
+    result_files_base64: bool = False  # hand out result files as OpenAI does, encoded
     janitor_interval_s: float = 5.0
     operator_key_file: str = ""  # where the first operator key is left; empty: data_dir/operator-key
     log_level: str = "info"

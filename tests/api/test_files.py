@@ -11,7 +11,7 @@ import pytest
 from tests.api.place import Tenant, examples
 
 
-def test_a_file_goes_up_and_comes_back(tenant: Tenant) -> None:
+def test_c15_a_file_goes_up_and_comes_back(tenant: Tenant) -> None:
     data = examples(12)
     file = tenant.openai.files.create(file=("../../my traîning.jsonl", data), purpose="fine-tune")
     assert (file.object, file.bytes, file.filename) == ("file", len(data), "my traîning.jsonl")
@@ -46,7 +46,7 @@ def test_content_is_an_attachment_and_takes_ranges(tenant: Tenant) -> None:
     assert tenant.http.get(path, headers={"If-None-Match": whole.headers["etag"]}).status_code == 304
 
 
-def test_faulty_lines_become_findings(tenant: Tenant) -> None:
+def test_c15_faulty_lines_become_findings(tenant: Tenant) -> None:
     faulty = examples(3) + b'{"messages":[{"role":"user","content":"x"}]}\n{"prompt":"a"}\n'
     file = tenant.openai.files.create(file=("a.jsonl", faulty), purpose="fine-tune")
     assert file.status == "error"
@@ -103,7 +103,7 @@ def test_lists_go_page_by_page_in_both_orders(tenant: Tenant) -> None:
     assert [file.id for file in client.files.list(after=made[3])] == made[2::-1]
 
 
-def test_an_expiry_is_kept_and_bounded(tenant: Tenant) -> None:
+def test_c16_an_expiry_is_kept_and_bounded(tenant: Tenant) -> None:
     file = tenant.openai.files.create(
         file=("a.jsonl", examples(1)), purpose="fine-tune", expires_after={"anchor": "created_at", "seconds": 3600}
     )
@@ -125,7 +125,7 @@ def test_a_deleted_file_is_gone(tenant: Tenant) -> None:
             call(file_id)
 
 
-def test_a_file_in_use_stays(tenant: Tenant) -> None:
+def test_c18_a_file_in_use_stays(tenant: Tenant) -> None:
     file_id = tenant.upload()
     job_id = tenant.job(training_file=file_id)
     with pytest.raises(openai.BadRequestError, match=job_id) as refused:

@@ -1,4 +1,4 @@
-"""POST /v1/files: a multipart form streamed into storage, hashed and checked line by line on the way.
+"""A multipart form streamed into storage: a whole file, checked line by line on the way, or a part of an upload.
 
 Memory is constant. What is refused, cut short or wrong leaves nothing behind: the store publishes an object only
 when its stream ends well, and ours ends well only when the whole form has been read and found good.
@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator
 
 from anyio import to_thread
 
-from api.form import Form, Limits, check_purpose, lifetime
+from api.form import Form, Limits, check_name, check_purpose, lifetime
 from core import ids
 from core.errors import AttuneError
 from core.examples import Checker, Summary
-from core.files import FINE_TUNE, Upload, storage_key
+from core.files import FINE_TUNE, Received, storage_key
+from core.objects import Stored
 from core.storage import Storage
 
 BLOCK_BYTES = 1024 * 1024  # one trip to a thread each
@@ -67,14 +68,8 @@ class _Intake:
         """As soon as the purpose and the fault are known: the rest need not be sent."""
         if self.form.fields.get("purpose") != FINE_TUNE:
             return
-        name = self.form.filename
-        if name is not None and "." in name and not name.lower().endswith(".jsonl"):
-            extension = name.rsplit(".", 1)[-1]
-            raise AttuneError(
-                f"Invalid extension .{extension}: files of the purpose '{FINE_TUNE}' are JSONL, and named .jsonl.",
-                code="invalid_file_format",
-                param="file",
-            )
+        if self.form.filename is not None:
+            check_name(self.form.filename, FINE_TUNE, "file")
         if self._fault is not None:
             raise self._fault
 
@@ -90,7 +85,7 @@ class _Intake:
 
 async def receive_upload(
     body: AsyncIterator[bytes], content_type: str | None, storage: Storage, project_id: str, limits: Limits
-) -> Upload:
+) -> Received:
     """Store the file of a form. Raises AttuneError; then the store holds nothing of it."""
     intake = _Intake(body, content_type, limits)
     file_id = ids.file_id()
@@ -103,7 +98,7 @@ async def receive_upload(
         raise
     form = intake.form
     assert form.filename is not None
-    return Upload(
+    return Received(
         id=file_id,
         filename=form.filename,
         purpose=form.fields["purpose"],
@@ -112,3 +107,32 @@ async def receive_upload(
         summary=intake.summary,
         lifetime_s=lifetime(form.fields),
     )
+
+
+async def receive_part(
+    body: AsyncIterator[bytes], content_type: str | None, storage: Storage, key: str, max_bytes: int
+) -> Stored:
+    """Store the `data` of a form under `key`. Raises AttuneError; then the store holds nothing of it."""
+    form = Form(content_type, Limits(max_bytes, max_line_bytes=0), file_field="data", is_named=False)
+    failure: Exception | None = None
+
+    async def part_bytes() -> AsyncIterator[bytes]:
+        nonlocal failure
+        try:
+            async for data in body:
+                form.feed(data)
+                for piece in form.take():
+                    yield piece
+            form.finish()
+            if not form.file_bytes:
+                raise AttuneError("The part is empty.", code="empty_part", param="data")
+        except Exception as error:
+            failure = error
+            raise
+
+    try:
+        return await storage.aput_stream(key, part_bytes())
+    except BaseException:
+        if failure is not None:
+            raise failure from None
+        raise
