@@ -158,7 +158,9 @@ def test_all_autos() -> None:
     assert resolved.max_example_tokens == 900
     assert (resolved.warmup_steps, resolved.max_grad_norm, resolved.weight_decay) == (12, 1.0, 0.0)
     assert (resolved.checkpoint_every_steps, resolved.validation_every_steps) == (125, 25)
-    names = set(Hyperparameters.model_fields) - {"lora"} | {f"lora.{name}" for name in LoraSettings.model_fields}
+    names = set(Hyperparameters.model_fields) - {"lora", "beta"} | {
+        f"lora.{name}" for name in LoraSettings.model_fields
+    }
     assert set(reasons) == names | {"learning_rate"}
     assert all(len(reason) > 10 for reason in reasons.values())
     assert "41.9 M parameters" in reasons["lora.rank"]
