@@ -23,7 +23,7 @@ from core.plan import (
     trainable_parameters,
 )
 from core.render import Rendered
-from core.spec import MAX_LEARNING_RATE, Execution, Hyperparameters, LoraChoice, LoraSettings, Quantization
+from core.spec import MAX_LEARNING_RATE, Execution, Hyperparameters, LoraChoice, LoraSettings, Method, Quantization
 
 LLAMA3_8B: dict[str, Json] = {
     "model_type": "llama",
@@ -291,3 +291,22 @@ def test_counting() -> None:
     with pytest.raises(InvalidExample, match="line 6") as caught:
         counter.add(6, [Rendered([1, 2], [False, False])])
     assert (caught.value.code, caught.value.line) == ("no_supervised_tokens", 6)
+
+
+def test_the_autos_of_preferences() -> None:
+    resolved, reasons = resolve(Hyperparameters(), DATA, None, SHAPE, Method.DPO)
+    supervised, _ = resolve(Hyperparameters(), DATA, None, SHAPE)
+    assert (resolved.method, resolved.beta, resolved.n_epochs) == (Method.DPO, 0.1, 1)
+    assert (supervised.method, supervised.beta) == (Method.SUPERVISED, None)
+    assert resolved.learning_rate == pytest.approx(supervised.learning_rate / 10)
+    assert "tenth" in reasons["learning_rate"]
+    assert set(Hyperparameters.model_fields) - {"lora"} <= reasons.keys()
+    few, _ = resolve(Hyperparameters(), counts(50), None, SHAPE, Method.DPO)
+    assert few.n_epochs == 3
+    chosen, why = resolve(Hyperparameters(beta=2, n_epochs=5), DATA, None, SHAPE, Method.DPO)
+    assert (chosen.beta, chosen.n_epochs, why["beta"]) == (2.0, 5, "as you chose")
+    # Both sequences of a pair are in one micro-step
+    longest = resolved.max_example_tokens * 2
+    assert memory(resolved, SHAPE, longest_tokens=longest)["activations"] == pytest.approx(
+        2 * memory(supervised, SHAPE, longest_tokens=longest)["activations"]
+    )

@@ -18,13 +18,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from core.errors import InvalidExample
-from core.protocol import Started, Step, Stopped, Trained, WorkFolder
-from core.spec import LoraSettings, Quantization
+from core.protocol import Started, Step, Stopped, Trained, TrainTask, WorkFolder
+from core.spec import LoraSettings, Method, Quantization
 from tests.engine.conftest import EXECUTION, MakeWork
-from tests.engine.preferences import dpo_work
 from tests.engine.test_lora import in_peft
 from tests.engine.test_pack import CPU, adapted, make_segments
 from tests.engine.test_train import losses, next_attempt, of_type, run, stop_after
+from tests.preferences import pairs
 from worker.engine import loss as head_loss
 from worker.engine.lora import LoraModules
 from worker.engine.pack import Pack, Segment
@@ -36,6 +36,17 @@ BETA = 0.2
 SEGMENTS = make_segments((30, 41, 17, 25, 60, 33, 22, 22))
 
 
+def dpo_work(make_work: MakeWork, name: str = "work", *, beta: float = 0.3, **options: object) -> WorkFolder:
+    """`make_work`'s folder with pairs in the place of its conversations."""
+    work = make_work(name, **options)
+    task = TrainTask.model_validate_json(work.task.read_bytes())
+    resolved = task.resolved.model_copy(update={"method": Method.DPO, "beta": beta})
+    work.task.write_text(task.model_copy(update={"resolved": resolved}).model_dump_json())
+    work.training.write_bytes(pairs(18, seed=1))
+    work.validation.write_bytes(pairs(6, seed=2))
+    return work
+
+
 def gradients_of(
     model: PreTrainedModel,
     modules: LoraModules,
@@ -44,16 +55,16 @@ def gradients_of(
     segments: list[Segment] = SEGMENTS,
 ) -> tuple[float, float, Tensor]:
     """(mean loss over the pairs, mean margin, all gradients in one row)"""
-    preference, pairs = Preference(model, modules, BETA, reference), pairs_of(segments)
+    preference, couples = Preference(model, modules, BETA, reference), pairs_of(segments)
     loss = margin = 0.0
     for parameter in modules.parameters():
         parameter.grad = None
     for micro in micro_steps:
-        pack = Pack.of([segment for i in micro for segment in pairs[i]], CPU)
-        scores = preference.score(pack, 1 / len(pairs))
+        pack = Pack.of([segment for i in micro for segment in couples[i]], CPU)
+        scores = preference.score(pack, 1 / len(couples))
         scores.loss.backward()
         loss += scores.loss.item()
-        margin += scores.margin.item() / len(pairs)
+        margin += scores.margin.item() / len(couples)
     grads = [parameter.grad for parameter in modules.parameters()]
     return loss, margin, torch.cat([grad.flatten() for grad in grads if grad is not None])
 
@@ -132,7 +143,7 @@ def test_the_mean_over_a_file_is_the_steps_loss(base_folder: Path) -> None:
 
 
 def test_a_run_learns_the_preference_and_is_proven(make_work: MakeWork) -> None:
-    resident, work = Resident(), dpo_work(make_work, epochs=4, dropout=0.0)
+    resident, work = Resident(), dpo_work(make_work, epochs=2, dropout=0.0)
     reports = run(resident, work)
     steps = of_type(Step, reports)
     assert steps[0].train_loss == pytest.approx(math.log(2), abs=1e-3)
@@ -142,24 +153,23 @@ def test_a_run_learns_the_preference_and_is_proven(make_work: MakeWork) -> None:
     assert (steps[-1].rewards_margin or 0) > 0.5
     assert 0 <= steps[-1].train_mean_token_accuracy <= 1
     started, trained = of_type(Started, reports)[0], of_type(Trained, reports)[0]
-    assert sum(step.tokens for step in steps) == 4 * started.training_tokens == trained.trained_tokens
+    assert sum(step.tokens for step in steps) == 2 * started.training_tokens == trained.trained_tokens
     assert trained.final_valid_loss == pytest.approx(steps[-1].full_valid_loss or 0, rel=1e-6)
     manifest = json.loads((work.adapter / "attune.json").read_text())
     assert (manifest["hyperparameters"]["method"], manifest["hyperparameters"]["beta"]) == ("dpo", 0.3)
-    check_proof(resident, work, trained)
+    check_proof(resident, work, trained, passes=True)
+    # It would see another loss
+    check_proof(resident, work, trained.model_copy(update={"final_valid_loss": 0.01}), passes=False)
 
 
-def check_proof(resident: Resident, work: WorkFolder, trained: Trained) -> None:
-    """The proof recomputes the preference loss, and would see another one."""
-    shutil.copytree(work.adapter, work.published)
-    for stated, passed in ((trained.final_valid_loss, True), (trained.final_valid_loss + 0.01, False)):
-        text = trained.model_copy(update={"final_valid_loss": stated}).model_dump_json()
-        (work.root / "trained.json").write_text(text)
-        proof = prove(resident, work)
-        checks = {check.name: check for check in proof.checks}
-        assert checks["validation_loss"].passed == passed, checks["validation_loss"].detail
-        assert "6 pairs" in checks["validation_loss"].detail
-        assert proof.passed == passed, proof
+def check_proof(resident: Resident, work: WorkFolder, trained: Trained, *, passes: bool) -> None:
+    shutil.copytree(work.adapter, work.published, dirs_exist_ok=True)
+    (work.root / "trained.json").write_text(trained.model_dump_json())
+    proof = prove(resident, work)
+    checks = {check.name: check for check in proof.checks}
+    assert checks["validation_loss"].passed == passes, checks["validation_loss"].detail
+    assert "6 pairs" in checks["validation_loss"].detail
+    assert proof.passed == passes, proof
 
 
 def test_a_resumed_run_is_the_uninterrupted_run(make_work: MakeWork) -> None:
@@ -176,26 +186,27 @@ def test_a_resumed_run_is_the_uninterrupted_run(make_work: MakeWork) -> None:
 
 
 def test_the_packing_budget_does_not_change_a_run(make_work: MakeWork) -> None:
-    resident, sequences = Resident(), []
+    resident = Resident()
+    sequences: list[list[float]] = []
     for budget in (8, 4096):
         execution = EXECUTION.model_copy(update={"micro_tokens": budget})
         work = dpo_work(make_work, f"b{budget}", dropout=0.0, execution=execution)
-        sequences.append([step.train_loss for step in of_type(Step, run(resident, work, stop_after(8)))])
+        sequences.append([step.train_loss for step in of_type(Step, run(resident, work, stop_after(5)))])
     assert sequences[1] == pytest.approx(sequences[0], rel=1e-3)
 
 
 def test_a_continued_run_is_held_against_the_adapter_it_began_from(make_work: MakeWork) -> None:
-    resident, donor = Resident(), make_work("donor", dropout=0.0, epochs=2)
+    resident, donor = Resident(), make_work("donor", dropout=0.0, epochs=1)
     run(resident, donor)
-    work = dpo_work(make_work, "continued", dropout=0.0, scale=1.0)
+    work = dpo_work(make_work, "continued", dropout=0.0, scale=1.0, epochs=2)
     shutil.copytree(donor.adapter, work.start_adapter)
-    reports = run(resident, work, stop_after(7))
+    reports = run(resident, work, stop_after(4))
     assert of_type(Step, reports)[0].train_loss == pytest.approx(math.log(2), abs=1e-3)
     next_attempt(work)
     rest = run(resident, work)
-    assert of_type(Started, rest)[0].resumed_step == 7
+    assert of_type(Started, rest)[0].resumed_step == 4
     assert of_type(Step, rest)[-1].train_loss < 0.5
-    check_proof(resident, work, of_type(Trained, rest)[0])
+    check_proof(resident, work, of_type(Trained, rest)[0], passes=True)
 
 
 def test_examples_of_another_kind_are_refused(make_work: MakeWork) -> None:
@@ -205,7 +216,6 @@ def test_examples_of_another_kind_are_refused(make_work: MakeWork) -> None:
     with pytest.raises(InvalidExample, match="line 1: the method dpo trains on preference pairs") as caught:
         run(Resident(), work)
     assert caught.value.code == "wrong_method"
-    pairs = dpo_work(make_work, "pairs")
-    shutil.copy(pairs.training, plain.training)
+    shutil.copy(dpo_work(make_work, "pairs").training, plain.training)
     with pytest.raises(InvalidExample, match="use the method dpo"):
         run(Resident(), plain)
