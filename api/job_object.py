@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from api.wire import Shown
 from core.models import Checkpoint, Job, JobEvent, JobStatus
-from core.spec import BasicChoices, Hyperparameters, Resolved, ShownHyperparameters
+from core.spec import Hyperparameters, JobSpec, Method, Resolved, ShownDpoHyperparameters, ShownHyperparameters
 
 
 class JobError(Shown):
@@ -21,9 +21,14 @@ class SupervisedShown(Shown):
     hyperparameters: ShownHyperparameters
 
 
+class DpoShown(Shown):
+    hyperparameters: ShownDpoHyperparameters
+
+
 class MethodShown(Shown):
-    type: Literal["supervised"] = "supervised"
-    supervised: SupervisedShown
+    type: Literal["supervised", "dpo"]
+    supervised: SupervisedShown | None = None
+    dpo: DpoShown | None = None
 
 
 class Progress(Shown):
@@ -59,7 +64,7 @@ class JobObject(Shown):
     error: JobError
     fine_tuned_model: str | None
     finished_at: int | None
-    hyperparameters: ShownHyperparameters
+    hyperparameters: ShownHyperparameters | None  # of a supervised job; another method's stand in `method` alone
     model: str
     organization_id: str
     result_files: list[str]
@@ -131,22 +136,30 @@ def seconds(time: float | None) -> int | None:
     return None if time is None else int(time)
 
 
+def _method(method: Method, chosen: Resolved | Hyperparameters) -> MethodShown:
+    basic = ShownHyperparameters(
+        n_epochs=chosen.n_epochs,
+        batch_size=chosen.batch_size,
+        learning_rate_multiplier=chosen.learning_rate_multiplier,
+    )
+    if method is Method.SUPERVISED:
+        return MethodShown(type="supervised", supervised=SupervisedShown(hyperparameters=basic))
+    assert chosen.beta is not None
+    shown = ShownDpoHyperparameters(**basic.model_dump(), beta=chosen.beta)
+    return MethodShown(type="dpo", dpo=DpoShown(hyperparameters=shown))
+
+
 def show_job(job: Job) -> JobObject:
     resolved = None if job.resolved is None else Resolved.model_validate(job.resolved)
-    requested = Hyperparameters.model_validate(job.spec["hyperparameters"])
-    basic: Resolved | BasicChoices = resolved or requested
-    shown = ShownHyperparameters(
-        n_epochs=basic.n_epochs,
-        batch_size=basic.batch_size,
-        learning_rate_multiplier=basic.learning_rate_multiplier,
-    )
+    spec = JobSpec.model_validate(job.spec)
+    method = _method(spec.method, resolved or spec.hyperparameters)
     return JobObject(
         id=job.id,
         created_at=int(job.created_at),
         error=JobError(**(job.error or {})),
         fine_tuned_model=job.fine_tuned_model,
         finished_at=seconds(job.finished_at),
-        hyperparameters=shown,
+        hyperparameters=method.supervised.hyperparameters if method.supervised else None,
         model=job.model,
         organization_id=job.project_id,
         result_files=job.result_files,
@@ -158,11 +171,11 @@ def show_job(job: Job) -> JobObject:
         estimated_finish=seconds(job.estimated_finish) if job.status == JobStatus.RUNNING else None,
         integrations=job.request.get("integrations"),
         metadata=job.user_metadata,
-        method=MethodShown(supervised=SupervisedShown(hyperparameters=shown)),
+        method=method,
         user_provided_suffix=job.suffix,
         attune=JobAttune(
             base_model=job.base_model,
-            requested=requested,
+            requested=spec.hyperparameters,
             resolved=resolved,
             reasons=job.reasons,
             plan=job.plan,

@@ -15,7 +15,7 @@ from api.wire import ModelId, Ours, Text
 from core.errors import AttuneError
 from core.intake import Wanted
 from core.jobs import Placement
-from core.spec import MAX_SEED, BasicChoices, FineChoices, Hyperparameters
+from core.spec import MAX_SEED, BasicChoices, DpoChoices, FineChoices, Hyperparameters, Method
 
 MAX_WARNINGS = 16
 FileId = Annotated[Text, StringConstraints(min_length=1, max_length=128)]
@@ -27,11 +27,35 @@ class Supervised(Ours):
     hyperparameters: BasicChoices | None = None
 
 
+class Dpo(Ours):
+    hyperparameters: DpoChoices | None = None
+
+
 class MethodChoice(Ours):
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: Supervised | None = None
-    dpo: dict[str, object] | None = None
+    dpo: Dpo | None = None
     reinforcement: dict[str, object] | None = None
+
+    def chosen(self) -> tuple[Method, BasicChoices | None]:
+        """Raises AttuneError where the method is not offered, or choices of another one are given beside it."""
+        if self.type == "reinforcement":
+            raise AttuneError(
+                "The method 'reinforcement' is not offered here. Use 'supervised' with examples of the answers you "
+                "want, or 'dpo' with pairs of a better and a worse answer.",
+                code="unsupported_method",
+                param="method.type",
+            )
+        for name in ("supervised", "dpo", "reinforcement"):
+            if name != self.type and getattr(self, name) is not None:
+                raise AttuneError(
+                    f"The method is '{self.type}', but 'method.{name}' is given; leave it out, or change "
+                    "'method.type'.",
+                    code="contradicting_method",
+                    param=f"method.{name}",
+                )
+        own = self.dpo if self.type == "dpo" else self.supervised
+        return Method(self.type), own.hyperparameters if own else None
 
 
 class WandbChoice(Ours):
@@ -80,12 +104,14 @@ class CreateJob(BaseModel):
         if self.integrations:
             warnings.append("ignored field 'integrations': metrics stay in the job's events and its result file")
         ours = self.attune or AttuneChoices()
+        method, newer = self.method.chosen() if self.method else (Method.SUPERVISED, None)
         fine = {name: getattr(ours, name) for name in FineChoices.model_fields}
         return Wanted(
             model=self.model,
             training_file=self.training_file,
             validation_file=self.validation_file,
-            hyperparameters=Hyperparameters(**self._basic().model_dump(), **fine),
+            method=method,
+            hyperparameters=Hyperparameters(**self._merged(newer), **fine),
             seed=self.seed,
             suffix=self.suffix,
             request=self.model_dump(mode="json", include={"hyperparameters", "method", "integrations"}),
@@ -94,27 +120,20 @@ class CreateJob(BaseModel):
             warnings=warnings,
         )
 
-    def _basic(self) -> BasicChoices:
-        """OpenAI's three, from `method` or from their older place; both may be given if they agree."""
-        if self.method is not None and self.method.type != "supervised":
-            raise AttuneError(
-                f"The method '{self.method.type}' is not offered here; use 'supervised'.",
-                code="unsupported_method",
-                param="method.type",
-            )
-        newer = self.method.supervised.hyperparameters if self.method and self.method.supervised else None
+    def _merged(self, newer: BasicChoices | None) -> dict[str, object]:
+        """What is chosen in `method` and in the older place; both may be given where they agree."""
         older = self.hyperparameters
-        if newer is not None and older is not None:
-            for name in older.model_fields_set & newer.model_fields_set:
-                if getattr(older, name) != getattr(newer, name):
-                    raise AttuneError(
-                        f"{name} is {getattr(older, name)} in 'hyperparameters' and {getattr(newer, name)} in "
-                        "'method'; give it once, in 'method'.",
-                        code="contradicting_hyperparameters",
-                        param=f"hyperparameters.{name}",
-                    )
-            return BasicChoices(**{**older.model_dump(exclude_unset=True), **newer.model_dump(exclude_unset=True)})
-        return newer or older or BasicChoices()
+        given = {} if newer is None else newer.model_dump(exclude_unset=True)
+        before = {} if older is None else older.model_dump(exclude_unset=True)
+        for name in before.keys() & given.keys():
+            if before[name] != given[name]:
+                raise AttuneError(
+                    f"{name} is {before[name]} in 'hyperparameters' and {given[name]} in 'method'; give it once, "
+                    "in 'method'.",
+                    code="contradicting_hyperparameters",
+                    param=f"hyperparameters.{name}",
+                )
+        return {**before, **given}
 
 
 # Rows have some that no object shows; nobody sets them from outside either

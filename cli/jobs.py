@@ -116,7 +116,8 @@ def watch_to_the_end(client: OpenAI, job_id: str) -> NoReturn:
 
 
 def print_job(job: FineTuningJob) -> None:
-    chosen = job.hyperparameters
+    dpo = job.method.dpo if job.method else None
+    chosen = dpo.hyperparameters if dpo and dpo.hyperparameters else job.hyperparameters
     error = job.error
     details = JobDetails.model_validate((job.model_extra or {}).get("attune", {}))
     progress = details.progress
@@ -133,6 +134,7 @@ def print_job(job: FineTuningJob) -> None:
             "epochs": chosen.n_epochs,
             "batch size": chosen.batch_size,
             "learning rate x": chosen.learning_rate_multiplier,
+            "beta": dpo.hyperparameters.beta if dpo and dpo.hyperparameters else None,
             "seed": job.seed,
             "trained tokens": job.trained_tokens,
             "made": when(job.created_at),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from core.conversation import Completion, Conversation, Example
+from core.conversation import Completion, Conversation, Example, Message, PreferencePair
 from core.errors import InvalidExample
 from core.jsonl import Json
 
@@ -20,16 +20,22 @@ class ControlText:
     def refuse_in(self, example: Example) -> None:
         """Raises `InvalidExample` (special_token_in_text) that names the field and the token."""
         if isinstance(example, Conversation):
-            self._refuse_in_conversation(example)
+            self._refuse_in_messages(example.messages, "messages")
+            self._refuse_in_tools(example.tools, "tools")
+        elif isinstance(example, PreferencePair):
+            self._refuse_in_messages(example.messages, "input.messages")
+            self._refuse_in_tools(example.tools, "input.tools")
+            self._refuse_in_messages([example.preferred], "preferred_output")
+            self._refuse_in_messages([example.non_preferred], "non_preferred_output")
         elif isinstance(example, Completion):
             self._refuse(example.prompt, "prompt")
             self._refuse(example.completion, "completion")
         else:
             self._refuse(example.text, "text")
 
-    def _refuse_in_conversation(self, conversation: Conversation) -> None:
-        for index, message in enumerate(conversation.messages):
-            field = f"messages[{index}]"
+    def _refuse_in_messages(self, messages: Sequence[Message], path: str) -> None:
+        for index, message in enumerate(messages):
+            field = f"{path}[{index}]"
             self._refuse(message.content, f"{field}.content")
             self._refuse(message.reasoning_content, f"{field}.reasoning_content")
             self._refuse(message.name, f"{field}.name")
@@ -37,9 +43,11 @@ class ControlText:
             for number, call in enumerate(message.tool_calls):
                 for text in (call.id, call.name, *_strings(json.loads(call.arguments))):
                     self._refuse(text, f"{field}.tool_calls[{number}]")
-        for index, tool in enumerate(conversation.tools):
+
+    def _refuse_in_tools(self, tools: Sequence[dict[str, Json]], path: str) -> None:
+        for index, tool in enumerate(tools):
             for text in _strings(tool):
-                self._refuse(text, f"tools[{index}]")
+                self._refuse(text, f"{path}[{index}]")
 
     def _refuse(self, text: str | None, field: str) -> None:
         if not text or not any(start in text for start in self._starts):

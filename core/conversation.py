@@ -1,4 +1,4 @@
-"""What an example says once it is read: a conversation, a prompt with its completion, or raw text.
+"""What an example says once it is read: a conversation, a prompt with its completion, raw text, or a preference.
 
 Values only; `core.examples` reads them from JSON and `core.render` turns them into tokens.
 """
@@ -48,4 +48,21 @@ class Text(msgspec.Struct, frozen=True):
     text: str
 
 
-Example: TypeAlias = Conversation | Completion | Text
+class PreferencePair(msgspec.Struct, frozen=True):
+    """Two answers to one prompt, of which the first is the better."""
+
+    messages: tuple[Message, ...]  # the prompt; nothing in it is supervised
+    preferred: Message
+    non_preferred: Message
+    tools: tuple[dict[str, Json], ...] = ()
+
+    def answered(self) -> tuple[Conversation, Conversation]:
+        """(with the preferred answer, with the other); each supervises its answer alone."""
+        prompt = tuple(msgspec.structs.replace(message, weight=0) for message in self.messages)
+        preferred, non_preferred = (
+            Conversation((*prompt, answer), self.tools) for answer in (self.preferred, self.non_preferred)
+        )
+        return preferred, non_preferred
+
+
+Example: TypeAlias = Conversation | Completion | Text | PreferencePair

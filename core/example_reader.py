@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from core.conversation import ROLES, Completion, Conversation, Example, Message, Text, ToolCall
+from core.conversation import ROLES, Completion, Conversation, Example, Message, PreferencePair, Text, ToolCall
 from core.errors import AttuneError
 from core.jsonl import Fault, Json, kind_of, parse_line
 
@@ -54,12 +54,15 @@ class _Reader:
         self.failed = True
         self.findings.append(Finding(code, message, self._line, field))
 
-    def _ignored(self, value: dict[str, Json], known: frozenset[str]) -> None:
+    def _ignored(self, value: dict[str, Json], known: frozenset[str], path: str = "") -> None:
         for key in value.keys() - known:
-            message = f'"{key}" is not part of an example and is ignored; remove it or check its spelling'
-            self.findings.append(Finding("ignored_field", message, self._line, key, "warning"))
+            message = f'"{path}{key}" is not part of an example and is ignored; remove it or check its spelling'
+            self.findings.append(Finding("ignored_field", message, self._line, f"{path}{key}", "warning"))
 
     def example(self, value: dict[str, Json]) -> Example | None:
+        if not _ANSWER_KEYS.isdisjoint(value):
+            self._ignored(value, _PAIR_KEYS)
+            return self._pair(value)
         if "messages" in value:
             self._ignored(value, _CONVERSATION_KEYS)
             return self._conversation(value)
@@ -75,20 +78,10 @@ class _Reader:
             if text == "":
                 self._error("empty_content", "text", "text is empty; remove the line")
             return Text(text or "")
-        if any(key in value for key in ("preferred_output", "preferred_completion", "chosen")):
-            self._error(
-                "wrong_method",
-                None,
-                'this is a preference pair; supervised fine-tuning takes "messages", "prompt" with "completion", '
-                'or "text"',
-            )
-            return None
-        advice = '; rename "conversations" to "messages", "from" to "role" and "value" to "content"'
         self._error(
             "missing_messages",
             "messages",
-            'the line has neither "messages" nor "prompt" with "completion" nor "text"'
-            + (advice if "conversations" in value else "; add one of them"),
+            'the line has neither "messages" nor "prompt" with "completion" nor "text"' + _shape_advice(value),
         )
         return None
 
@@ -101,23 +94,84 @@ class _Reader:
         return None
 
     def _conversation(self, value: dict[str, Json]) -> Conversation | None:
+        tools = self._tools_beside(value, "")
+        messages = self._messages(value["messages"], "messages")
+        if messages is None:
+            return None
+        self._check_turns(messages)
+        return Conversation(tuple(messages), tools)
+
+    def _tools_beside(self, value: dict[str, Json], path: str) -> tuple[dict[str, Json], ...]:
+        """The tools that stand beside messages, and a word on what else may not."""
         for field, advice in (("functions", 'use "tools"'), ("function_call", "remove it")):
             if value.get(field) is not None:
-                self._error("deprecated_field", field, f"{field} is deprecated and not trained on; {advice}")
+                self._error("deprecated_field", path + field, f"{field} is deprecated and not trained on; {advice}")
         parallel = value.get("parallel_tool_calls")
         if parallel is not None and not isinstance(parallel, bool):
-            self._error("wrong_type", "parallel_tool_calls", "parallel_tool_calls has to be true or false")
-        tools = self.tools(value.get("tools"))
-        items = value["messages"]
+            self._error("wrong_type", f"{path}parallel_tool_calls", "parallel_tool_calls has to be true or false")
+        return self.tools(value.get("tools"), f"{path}tools")
+
+    def _messages(self, items: Json, field: str) -> list[Message] | None:
+        """All messages of a list, or None when one of them cannot be read."""
         if not isinstance(items, list) or not items:
             found = "is empty" if items == [] else f"is {kind_of(items)}"
-            self._error("wrong_type", "messages", f"messages {found}; give a list of messages")
+            self._error("wrong_type", field, f"{field} {found}; give a list of messages")
             return None
-        messages = [self.message(item, f"messages[{index}]") for index, item in enumerate(items)]
+        messages = [self.message(item, f"{field}[{index}]") for index, item in enumerate(items)]
         complete = [message for message in messages if message is not None]
-        if len(complete) == len(messages):
-            self._check_turns(complete)
-        return Conversation(tuple(complete), tools)
+        return complete if len(complete) == len(messages) else None
+
+    def _pair(self, value: dict[str, Json]) -> PreferencePair | None:
+        """A preference pair; its answers go by their newer or their older names."""
+        prompt, tools = self._prompt_of_pair(value.get("input"))
+        answers: list[Message | None] = []
+        for newer, older in (_PREFERRED, _NON_PREFERRED):
+            if newer in value and older in value:
+                self._error("given_twice", older, f"{newer} and {older} are two names of one thing; give one")
+            answers.append(self._answer(value, newer if newer in value or older not in value else older))
+        preferred, non_preferred = answers
+        if prompt is None or preferred is None or non_preferred is None:
+            return None
+        if preferred == non_preferred:
+            field = _NON_PREFERRED[0] if _NON_PREFERRED[0] in value else _NON_PREFERRED[1]
+            self._error(
+                "identical_answers", field, "both answers are the same, so there is nothing to prefer; remove the pair"
+            )
+        return PreferencePair(tuple(prompt), preferred, non_preferred, tools)
+
+    def _prompt_of_pair(self, value: Json) -> tuple[list[Message] | None, tuple[dict[str, Json], ...]]:
+        if not isinstance(value, dict) or "messages" not in value:
+            found = "has no messages" if isinstance(value, dict) else f"is {kind_of(value)}"
+            self._error(
+                "missing_field", "input", f'input {found}; give {{"messages": […]}}, the prompt of both answers'
+            )
+            return None, ()
+        self._ignored(value, _CONVERSATION_KEYS, "input.")
+        tools = self._tools_beside(value, "input.")
+        messages = self._messages(value["messages"], "input.messages")
+        if messages is not None and messages[-1].role == "assistant":
+            self._error(
+                "last_message_is_assistant",
+                f"input.messages[{len(messages) - 1}].role",
+                "the prompt of a pair ends with an assistant's message; end it with what is to be answered",
+            )
+        return messages, tools
+
+    def _answer(self, value: dict[str, Json], field: str) -> Message | None:
+        """One of a pair's answers: a list of exactly one message of the assistant."""
+        if field not in value:
+            self._error("missing_field", field, f"{field} is missing; give a list with one assistant message")
+            return None
+        messages = self._messages(value[field], field)
+        if messages is None:
+            return None
+        if len(messages) != 1:
+            self._error("wrong_length", field, f"{field} has {len(messages)} messages; give one assistant message")
+        elif messages[0].role != "assistant":
+            self._error("wrong_role", f"{field}[0].role", f"the answer is from {messages[0].role}; give an assistant's")
+        elif not messages[0].weight:
+            self._error("no_supervised_tokens", f"{field}[0].weight", "an answer of a pair has no weight 0; remove it")
+        return messages[0]
 
     def _check_turns(self, messages: list[Message]) -> None:
         answers = [message for message in messages if message.role == "assistant"]
@@ -136,11 +190,11 @@ class _Reader:
                 "no_supervised_tokens", "messages", "every assistant message has weight 0; give at least one weight 1"
             )
 
-    def tools(self, value: Json) -> tuple[dict[str, Json], ...]:
+    def tools(self, value: Json, field: str = "tools") -> tuple[dict[str, Json], ...]:
         if value is None:
             return ()
         if not isinstance(value, list):
-            self._error("wrong_type", "tools", f"tools is {kind_of(value)}; give a list of tools")
+            self._error("wrong_type", field, f"{field} is {kind_of(value)}; give a list of tools")
             return ()
         tools: list[dict[str, Json]] = []
         for index, tool in enumerate(value):
@@ -152,7 +206,7 @@ class _Reader:
             ):
                 self._error(
                     "invalid_tool",
-                    f"tools[{index}]",
+                    f"{field}[{index}]",
                     'a tool reads {"type": "function", "function": {"name": …, "parameters": {…}}}',
                 )
             else:
@@ -294,6 +348,17 @@ def arguments_text(arguments: Json) -> str | None:
     return arguments if isinstance(parsed, dict) else None
 
 
+def _shape_advice(value: dict[str, Json]) -> str:
+    if "conversations" in value:
+        return '; rename "conversations" to "messages", "from" to "role" and "value" to "content"'
+    if "chosen" in value:
+        return (
+            '; for a preference pair give {"input": {"messages": […]}, "preferred_output": […], '
+            '"non_preferred_output": […]}'
+        )
+    return "; add one of them"
+
+
 def _role_advice(value: dict[str, Json]) -> str:
     known = ", ".join(ROLES)
     if "role" not in value:
@@ -308,6 +373,10 @@ def _role_advice(value: dict[str, Json]) -> str:
 
 
 _CONVERSATION_KEYS = frozenset(("messages", "tools", "parallel_tool_calls", "functions", "function_call"))
+_PREFERRED = ("preferred_output", "preferred_completion")
+_NON_PREFERRED = ("non_preferred_output", "non_preferred_completion")
+_ANSWER_KEYS = frozenset((*_PREFERRED, *_NON_PREFERRED))
+_PAIR_KEYS = _ANSWER_KEYS | {"input"}
 _COMPLETION_KEYS = frozenset(("prompt", "completion"))
 _TEXT_KEYS = frozenset(("text",))
 _MESSAGE_KEYS = frozenset(("role", "content", "weight", "tool_calls", "tool_call_id", "name", "reasoning_content"))

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from core.conversation import Completion, Conversation, Example, Message, Text, ToolCall
+from core.conversation import Completion, Conversation, Example, Message, PreferencePair, Text, ToolCall
 from core.errors import InvalidExample
 from core.example_reader import Finding, read_line, read_messages
 from core.jsonl import MAX_LINE_BYTES, LineSplitter
 from core.plain_lines import plain_kind
+from core.spec import Method
 
 __all__ = [
     "Checker",
@@ -22,15 +23,17 @@ __all__ = [
     "Example",
     "Finding",
     "Message",
+    "PreferencePair",
     "Summary",
     "Text",
     "ToolCall",
     "iter_examples",
+    "must_fit",
     "read_line",
     "read_messages",
 ]
 
-Kind = Literal["chat", "completion", "text", "mixed"]
+Kind = Literal["chat", "completion", "text", "preference", "mixed"]
 _CHUNK_BYTES = 1024 * 1024
 _CHECKED_LINE_BYTES = 256 * 1024 * 1024  # the upload's limit held already, whatever the operator set it to
 
@@ -116,7 +119,24 @@ def _example(line: bytes, number: int) -> Example:
     return example
 
 
+def must_fit(example: Example, method: Method, line: int) -> None:
+    """Raises `InvalidExample` (wrong_method) for an example that the method does not train on."""
+    is_pair = isinstance(example, PreferencePair)
+    if is_pair == (method is Method.DPO):
+        return
+    if is_pair:
+        message = "the example is a preference pair; use the method dpo, or give conversations"
+    else:
+        message = (
+            'the method dpo trains on preference pairs, and this is none; give "input", "preferred_output" and '
+            '"non_preferred_output", or use the method supervised'
+        )
+    raise InvalidExample(f"line {line}: {message}", code="wrong_method", line=line)
+
+
 def _kind(example: Example) -> Kind:
+    if isinstance(example, PreferencePair):
+        return "preference"
     if isinstance(example, Conversation):
         return "chat"
     return "completion" if isinstance(example, Completion) else "text"

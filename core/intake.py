@@ -16,7 +16,7 @@ from core import catalog, files, jobs, plan, published
 from core.errors import AttuneError
 from core.jobs import Placement
 from core.models import BaseModelRow, Job, Model
-from core.spec import MAX_LEARNING_RATE, MAX_SEED, Hyperparameters, JobSpec, LoraSettings, Resolved
+from core.spec import MAX_LEARNING_RATE, MAX_SEED, Hyperparameters, JobSpec, LoraSettings, Method, Resolved
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Wanted:
     model: str
     training_file: str
     validation_file: str | None
+    method: Method
     hyperparameters: Hyperparameters
     seed: int | None
     suffix: str | None
@@ -49,7 +50,7 @@ def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
     hyperparameters = wanted.hyperparameters
     if start is not None:
         hyperparameters = _continued(session, start, hyperparameters)
-    _check_learning_rate(base, hyperparameters)
+    _check_learning_rate(base, hyperparameters, wanted.method)
     warnings = list(wanted.warnings)
     if wanted.validation_file == wanted.training_file:
         warnings.append("The validation file is the training file, so validation will not show overfitting")
@@ -58,6 +59,7 @@ def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
         start_model=start.id if start else None,
         training_file=wanted.training_file,
         validation_file=wanted.validation_file,
+        method=wanted.method,
         hyperparameters=hyperparameters,
         seed=secrets.randbelow(MAX_SEED + 1) if wanted.seed is None else wanted.seed,
     )
@@ -77,11 +79,11 @@ def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
     return job
 
 
-def _check_learning_rate(base: BaseModelRow, hyper: Hyperparameters) -> None:
+def _check_learning_rate(base: BaseModelRow, hyper: Hyperparameters, method: Method) -> None:
     """Refused here when the base's size is known; else preparation, which learns it, fails the job."""
     if hyper.learning_rate_multiplier == "auto" or base.shape is None:
         return
-    base_rate = plan.base_learning_rate(plan.shape_of(base.shape, base.parameters))
+    base_rate = plan.base_learning_rate(plan.shape_of(base.shape, base.parameters), method)
     rate = hyper.learning_rate_multiplier * base_rate
     if rate > MAX_LEARNING_RATE:
         raise AttuneError(

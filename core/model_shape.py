@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from core.errors import AttuneError
 from core.jsonl import Json
-from core.spec import Execution, LoraSettings, Quantization, Resolved
+from core.spec import Execution, LoraSettings, Method, Quantization, Resolved
 
 # NF4 with double quantisation: 4 bits, and 8-bit constants a block of 64 with a 32-bit one a block of 256
 # (QLoRA, arXiv 2305.14314, section 3)
@@ -134,12 +134,13 @@ def memory(
 ) -> dict[str, int]:
     """Bytes a run needs at its peak, by part. Without `execution`: bfloat16 and the smallest micro-step.
 
-    A micro-step holds its token budget, or the longest example where that is longer.
+    A micro-step holds its token budget, or the longest example where that is longer; the two sequences of a
+    preference pair are in one.
     """
     element = 4 if execution is not None and execution.precision == "float32" else 2
     budget = execution.micro_tokens if execution is not None else LEAST_MICRO_TOKENS
     longest = resolved.max_example_tokens if longest_tokens is None else longest_tokens
-    tokens = max(budget, longest)
+    tokens = max(budget, 2 * longest if resolved.method is Method.DPO else longest)
     quantized = resolved.quantization is Quantization.NF4
     others = max(0, shape.parameters - shape.linear_parameters)
     widest = max(inward * outward for inward, outward in shape.linears().values())

@@ -27,13 +27,13 @@ from core.claims import Claim
 from core.db import Database, open_database
 from core.doorbell import Doorbell
 from core.errors import AttuneError, InvalidExample, Unavailable
-from core.examples import iter_examples
+from core.examples import iter_examples, must_fit
 from core.holding import Holding
 from core.logs import configure_logs
 from core.models import BaseModelRow, File
 from core.render import Renderer
 from core.settings import Settings, load_settings
-from core.spec import JobSpec
+from core.spec import JobSpec, Method
 from core.storage import Storage, open_storage
 
 log = structlog.get_logger()
@@ -122,11 +122,11 @@ class Preparer:
         renderer = self._renderer(base, date)
         shape = plan.shape_of(base.shape or {}, base.parameters)
         with tempfile.TemporaryDirectory(prefix="prepare-") as scratch:
-            training = self._count(inputs.training, renderer, Path(scratch), "training_file")
+            training = self._count(inputs.training, renderer, Path(scratch), "training_file", spec.method)
             validation = None
             if inputs.validation is not None:
-                validation = self._count(inputs.validation, renderer, Path(scratch), "validation_file")
-        resolved, reasons = plan.resolve(spec.hyperparameters, training, validation, shape)
+                validation = self._count(inputs.validation, renderer, Path(scratch), "validation_file", spec.method)
+        resolved, reasons = plan.resolve(spec.hyperparameters, training, validation, shape, spec.method)
         memory = plan.memory(resolved, shape, longest_tokens=training.longest_tokens)
         summary = {
             "training_examples": training.examples,
@@ -161,13 +161,14 @@ class Preparer:
         self._renderers.move_to_end(key)
         return renderer
 
-    def _count(self, file: File, renderer: Renderer, scratch: Path, param: str) -> plan.DataCounts:
+    def _count(self, file: File, renderer: Renderer, scratch: Path, param: str, method: Method) -> plan.DataCounts:
         """Render every example as the trainer will, and count. Raises InvalidExample naming the line."""
         path = scratch / param
         self._storage.fetch(file.storage_key, path, file.sha256)
         counter = plan.Counter()
         try:
             for line, example in iter_examples(path):
+                must_fit(example, method, line)
                 counter.add(line, renderer.render_example(example, line))
         except InvalidExample as error:
             error.param = param

@@ -96,7 +96,8 @@ class Started(Frozen):
 
 
 class Step(Frozen):
-    """One optimizer step. Losses are nats per supervised token; accuracy is of the next token."""
+    """One optimizer step. Losses are nats per supervised token, or per preference pair; accuracy is of the next
+    token, of a pair's on its preferred answer."""
 
     report: Literal["step"] = "step"
     step: int
@@ -111,6 +112,14 @@ class Step(Frozen):
     valid_mean_token_accuracy: float | None = None
     full_valid_loss: float | None = None
     full_valid_mean_token_accuracy: float | None = None
+    # Of preference pairs: the share in which the preferred answer is ahead of the reference, and by how many nats
+    # times beta
+    rewards_accuracy: float | None = None
+    rewards_margin: float | None = None
+    valid_rewards_accuracy: float | None = None
+    valid_rewards_margin: float | None = None
+    full_valid_rewards_accuracy: float | None = None
+    full_valid_rewards_margin: float | None = None
 
 
 class SnapshotSaved(Frozen):

@@ -19,7 +19,7 @@ from tokenizers import Encoding, Tokenizer
 
 from core.chat_template import Template, TextRenderer
 from core.control_text import ControlText
-from core.conversation import Completion, Conversation, Example, Message, Text, ToolCall
+from core.conversation import Completion, Conversation, Example, Message, PreferencePair, Text, ToolCall
 from core.errors import AttuneError, InvalidExample, TemplateRefused
 from core.example_reader import read_messages
 from core.jsonl import Json
@@ -114,6 +114,8 @@ class Renderer:
     def render_example(self, example: Example, line: int | None = None) -> list[Rendered]:
         """The sequences of an example: one, or one for each supervised turn where a template rewrites its past.
 
+        Of a preference pair two: the prompt with the preferred answer, and with the other.
+
         Raises `InvalidExample` (special_token_in_text, template_refuses_example, tool_calls_not_shown), which names
         `line` where it is given, and `TemplateRefused` when this base's template does not show which tokens are
         the answer.
@@ -132,7 +134,16 @@ class Renderer:
             return self._render_conversation(example)
         if isinstance(example, Completion):
             return [self._render_completion(example)]
+        if isinstance(example, PreferencePair):
+            return self._render_pair(example)
         return [self._render_text(example)]
+
+    def _render_pair(self, pair: PreferencePair) -> list[Rendered]:
+        try:
+            return [rendered for answered in pair.answered() for rendered in self._render_conversation(answered)]
+        except InvalidExample as error:
+            # Its field is that of the answered conversation, which is not how the line reads
+            raise InvalidExample(error.message, code=error.code or "invalid_example") from error
 
     def _render_text(self, example: Text) -> Rendered:
         ids = [*self.encode(example.text, special=True), self.eos_id]

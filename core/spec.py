@@ -30,7 +30,10 @@ class Quantization(StrEnum):
 
 
 class Method(StrEnum):
+    """supervised: learn the answers given. dpo: learn which of two answers is preferred (arXiv 2305.18290)."""
+
     SUPERVISED = "supervised"
+    DPO = "dpo"
 
 
 class LoraChoice(Frozen):
@@ -63,6 +66,12 @@ class BasicChoices(Frozen):
     learning_rate_multiplier: Annotated[float, Field(gt=0, le=1e6, strict=True)] | Auto = "auto"
 
 
+class DpoChoices(BasicChoices):
+    """And the one that direct preference optimisation has beside them."""
+
+    beta: Annotated[float, Field(gt=0, le=2, strict=True)] | Auto = "auto"  # how firmly it is held to the start
+
+
 class FineChoices(Frozen):
     """What may be chosen beyond OpenAI's three."""
 
@@ -75,8 +84,8 @@ class FineChoices(Frozen):
     validation_every_steps: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] | Auto = "auto"
 
 
-class Hyperparameters(BasicChoices, FineChoices):
-    """Every training choice, each of which may be "auto"."""
+class Hyperparameters(DpoChoices, FineChoices):
+    """Every training choice, each of which may be "auto". `beta` is read by the method dpo alone."""
 
 
 class LoraSettings(Frozen):
@@ -92,8 +101,10 @@ class LoraSettings(Frozen):
 class Resolved(Frozen):
     """The numbers a run is made with: no auto left. With seed, data and base it determines the adapter."""
 
+    method: Method = Method.SUPERVISED
+    beta: float | None = None  # of dpo
     n_epochs: int
-    batch_size: int  # examples per optimizer step
+    batch_size: int  # examples per optimizer step; a preference pair is one
     learning_rate_multiplier: float
     learning_rate: float  # absolute peak rate = multiplier * base rate
     lora: LoraSettings
@@ -122,6 +133,10 @@ class ShownHyperparameters(Frozen):
     batch_size: int | Auto
     learning_rate_multiplier: float | Auto
     n_epochs: int | Auto
+
+
+class ShownDpoHyperparameters(ShownHyperparameters):
+    beta: float | Auto
 
 
 class JobSpec(Frozen):

@@ -83,7 +83,7 @@ _WRONG: list[tuple[dict[str, Any], int, str | None]] = [
     ({"hyperparameters": {"learning_rate_multiplier": "auto "}}, 400, "hyperparameters.learning_rate_multiplier"),
     ({"hyperparameters": {"learning_rate_multiplier": 1000}}, 400, "hyperparameters.learning_rate_multiplier"),
     ({"hyperparameters": {"beta": 1}}, 400, "hyperparameters.beta"),
-    ({"method": {"type": "dpo"}}, 400, "method.type"),
+    ({"method": {"type": "reinforcement"}}, 400, "method.type"),
     ({"method": {"type": "magic"}}, 400, "method.type"),
     ({"attune": {"lora": {"rank": 0}}}, 400, "attune.lora.rank"),
     ({"attune": {"lora": {"rank": 10**6}}}, 400, "attune.lora.rank"),

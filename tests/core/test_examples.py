@@ -14,8 +14,20 @@ from pathlib import Path
 import pytest
 
 from core.errors import AttuneError, InvalidExample
-from core.examples import Checker, Completion, Conversation, Message, Summary, Text, iter_examples, read_messages
+from core.examples import (
+    Checker,
+    Completion,
+    Conversation,
+    Message,
+    PreferencePair,
+    Summary,
+    Text,
+    iter_examples,
+    must_fit,
+    read_messages,
+)
 from core.jsonl import Fault, Json, parse_line
+from core.spec import Method
 
 USER = '{"role":"user","content":"Hi"}'
 GOOD = '{"messages":[' + USER + ',{"role":"assistant","content":"Hello"}]}'
@@ -210,7 +222,8 @@ SHAPES = [
     ('{"prompt":"a","completion":""}', "empty_content", "completion"),
     ('{"text":["a"]}', "wrong_type", "text"),
     ('{"text":""}', "empty_content", "text"),
-    ('{"input":{"messages":[]},"preferred_output":[],"non_preferred_output":[]}', "wrong_method", None),
+    ('{"prompt":"a","chosen":"b","rejected":"c"}', "missing_field", "completion"),
+    ('{"chosen":[],"rejected":[]}', "missing_messages", "messages"),
     ('{"messages":[]}', "wrong_type", "messages"),
     ('{"messages":"Hi"}', "wrong_type", "messages"),
     ('{"messages":["Hi"]}', "wrong_type", "messages[0]"),
@@ -451,3 +464,86 @@ def test_mutants_are_judged_as_an_independent_reader_does() -> None:
         assert found == expected, bytes(line)
         seen[expected] += 1
     assert min(seen.values()) > 1000
+
+
+def pair(**changes: Json) -> str:
+    """A preference pair with some of its keys changed, or left out where the change is ...."""
+    good: dict[str, Json] = {
+        "input": {"messages": [{"role": "user", "content": "Hi"}]},
+        "preferred_output": [{"role": "assistant", "content": "Hello"}],
+        "non_preferred_output": [{"role": "assistant", "content": "What?"}],
+    }
+    return json.dumps({key: value for key, value in {**good, **changes}.items() if value is not ...})
+
+
+def answers(*contents: str) -> list[Json]:
+    return [{"role": "assistant", "content": content} for content in contents]
+
+
+HI: Json = {"role": "user", "content": "Hi"}
+
+
+def test_c30_a_pair_reads_alike_in_both_spellings() -> None:
+    older = pair(
+        preferred_output=..., preferred_completion=answers("Hello"),
+        non_preferred_output=..., non_preferred_completion=answers("What?"),
+    )  # fmt: skip
+    summary = check(f"{pair()}\n{older}\n")
+    assert (summary.kind, summary.examples, summary.findings) == ("preference", 2, ())
+    (_, first), (_, second) = iter_examples(io.BytesIO(f"{pair()}\n{older}".encode()))
+    assert first == second
+    assert isinstance(first, PreferencePair)
+    assert (first.messages[0].content, first.preferred.content, first.non_preferred.content) == ("Hi", "Hello", "What?")
+    assert check(f"{pair()}\n{GOOD}\n").kind == "mixed"
+
+
+def test_of_a_pair_the_answers_alone_are_supervised() -> None:
+    earlier: Json = {"messages": [HI, *answers("Hello"), {"role": "user", "content": "And?"}], "tools": []}
+    ((_, read),) = iter_examples(io.BytesIO(pair(input=earlier).encode()))
+    assert isinstance(read, PreferencePair)
+    for conversation, text in zip(read.answered(), ("Hello", "What?"), strict=True):
+        assert [message.weight for message in conversation.messages if message.role == "assistant"] == [0, 1]
+        assert conversation.messages[-1].content == text
+
+
+PAIRS: list[tuple[str, str, str]] = [
+    (pair(input=...), "missing_field", "input"),
+    (pair(input="Hi"), "missing_field", "input"),
+    (pair(input={"message": []}), "missing_field", "input"),
+    (pair(input={"messages": []}), "wrong_type", "input.messages"),
+    (pair(input={"messages": [{"role": "human", "content": "Hi"}]}), "unknown_role", "input.messages[0].role"),
+    (pair(input={"messages": [HI, *answers("Hello")]}), "last_message_is_assistant", "input.messages[1].role"),
+    (pair(input={"messages": [HI], "tools": [{}]}), "invalid_tool", "input.tools[0]"),
+    (pair(input={"messages": [HI], "functions": [{}]}), "deprecated_field", "input.functions"),
+    (pair(preferred_output=...), "missing_field", "preferred_output"),
+    (pair(non_preferred_output=...), "missing_field", "non_preferred_output"),
+    (pair(preferred_output="Hello"), "wrong_type", "preferred_output"),
+    (pair(preferred_output=[]), "wrong_type", "preferred_output"),
+    (pair(preferred_output=answers("Hello", "there")), "wrong_length", "preferred_output"),
+    (pair(preferred_output=[HI]), "wrong_role", "preferred_output[0].role"),
+    (pair(preferred_output=answers("")), "empty_content", "preferred_output[0].content"),
+    (
+        pair(preferred_output=[{"role": "assistant", "content": "Hello", "weight": 0}]),
+        "no_supervised_tokens",
+        "preferred_output[0].weight",
+    ),
+    (pair(non_preferred_output=answers("Hello")), "identical_answers", "non_preferred_output"),
+    (pair(preferred_completion=answers("Hello")), "given_twice", "preferred_completion"),
+]
+
+
+@pytest.mark.parametrize(("line", "code", "field"), PAIRS)
+def test_faulty_pairs_are_found(line: str, code: str, field: str) -> None:
+    summary = check(line)
+    assert [(finding.code, finding.field) for finding in summary.findings] == [(code, field)]
+    assert summary.error_count == 1
+
+
+def test_an_example_has_to_fit_the_method() -> None:
+    chat, preference = (example for _, example in iter_examples(io.BytesIO(f"{GOOD}\n{pair()}".encode())))
+    must_fit(chat, Method.SUPERVISED, 1)
+    must_fit(preference, Method.DPO, 2)
+    for example, method in ((chat, Method.DPO), (preference, Method.SUPERVISED)):
+        with pytest.raises(InvalidExample, match="line 7: ") as caught:
+            must_fit(example, method, 7)
+        assert (caught.value.code, caught.value.line) == ("wrong_method", 7)

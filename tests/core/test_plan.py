@@ -23,7 +23,7 @@ from core.plan import (
     trainable_parameters,
 )
 from core.render import Rendered
-from core.spec import MAX_LEARNING_RATE, Execution, Hyperparameters, LoraChoice, LoraSettings, Quantization
+from core.spec import MAX_LEARNING_RATE, Execution, Hyperparameters, LoraChoice, LoraSettings, Method, Quantization
 
 LLAMA3_8B: dict[str, Json] = {
     "model_type": "llama",
@@ -158,7 +158,9 @@ def test_all_autos() -> None:
     assert resolved.max_example_tokens == 900
     assert (resolved.warmup_steps, resolved.max_grad_norm, resolved.weight_decay) == (12, 1.0, 0.0)
     assert (resolved.checkpoint_every_steps, resolved.validation_every_steps) == (125, 25)
-    names = set(Hyperparameters.model_fields) - {"lora"} | {f"lora.{name}" for name in LoraSettings.model_fields}
+    names = set(Hyperparameters.model_fields) - {"lora", "beta"} | {
+        f"lora.{name}" for name in LoraSettings.model_fields
+    }
     assert set(reasons) == names | {"learning_rate"}
     assert all(len(reason) > 10 for reason in reasons.values())
     assert "41.9 M parameters" in reasons["lora.rank"]
@@ -289,3 +291,22 @@ def test_counting() -> None:
     with pytest.raises(InvalidExample, match="line 6") as caught:
         counter.add(6, [Rendered([1, 2], [False, False])])
     assert (caught.value.code, caught.value.line) == ("no_supervised_tokens", 6)
+
+
+def test_the_autos_of_preferences() -> None:
+    resolved, reasons = resolve(Hyperparameters(), DATA, None, SHAPE, Method.DPO)
+    supervised, _ = resolve(Hyperparameters(), DATA, None, SHAPE)
+    assert (resolved.method, resolved.beta, resolved.n_epochs) == (Method.DPO, 0.1, 1)
+    assert (supervised.method, supervised.beta) == (Method.SUPERVISED, None)
+    assert resolved.learning_rate == pytest.approx(supervised.learning_rate / 10)
+    assert "tenth" in reasons["learning_rate"]
+    assert set(Hyperparameters.model_fields) - {"lora"} <= reasons.keys()
+    few, _ = resolve(Hyperparameters(), counts(50), None, SHAPE, Method.DPO)
+    assert few.n_epochs == 3
+    chosen, why = resolve(Hyperparameters(beta=2, n_epochs=5), DATA, None, SHAPE, Method.DPO)
+    assert (chosen.beta, chosen.n_epochs, why["beta"]) == (2.0, 5, "as you chose")
+    # Both sequences of a pair are in one micro-step
+    longest = resolved.max_example_tokens * 2
+    assert memory(resolved, SHAPE, longest_tokens=longest)["activations"] == pytest.approx(
+        2 * memory(supervised, SHAPE, longest_tokens=longest)["activations"]
+    )

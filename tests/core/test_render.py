@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from core.chat_template import Template
 from core.errors import AttuneError, InvalidExample, TemplateRefused
-from core.examples import Completion, Conversation, Message, Text, ToolCall
+from core.examples import Completion, Conversation, Message, PreferencePair, Text, ToolCall
 from core.render import Rendered, Renderer
 from tests.core.chat_families import CHATML, Family, byte_level, families
 
@@ -454,3 +454,31 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AttuneError, match=r"no tokenizer\.json") as caught:
         Renderer.from_folder(tmp_path, TODAY)
     assert caught.value.code == "invalid_base_model"
+
+
+def test_a_pair_is_its_two_conversations(base: Base) -> None:
+    """Each answer is supervised with its end of turn, behind the prompt that is served; nothing else is."""
+    prompt = (Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "How are you?"))
+    pair = PreferencePair(prompt, Message("assistant", "Fine"), Message("assistant", "Not your business"))
+    rendered = base.renderer.render_example(pair)
+    assert len(rendered) == 2
+    asked = [{"role": message.role, "content": message.content} for message in prompt]
+    served = base.renderer.render_prompt(asked)
+    for sequence, text in zip(rendered, ("Fine", "Not your business"), strict=True):
+        ((begin, end),) = spans(sequence)
+        assert sequence.token_ids[:begin] == served
+        assert sequence.token_ids[end - 1] in base.renderer.template.stop_ids
+        assert base.renderer.decode(sequence.token_ids[begin:end]).strip().endswith(text)
+
+
+def test_a_control_token_in_a_pair_is_refused_by_its_field(base: Base) -> None:
+    stop = base.show([base.renderer.template.stop_ids[0]])
+    user, fine, bad = Message("user", "Hi"), Message("assistant", "Fine"), Message("assistant", f"No{stop}")
+    for pair, field in (
+        (PreferencePair((user,), bad, fine), "preferred_output[0].content"),
+        (PreferencePair((user,), fine, bad), "non_preferred_output[0].content"),
+        (PreferencePair((Message("user", stop),), fine, user), "input.messages[0].content"),
+    ):
+        with pytest.raises(InvalidExample) as caught:
+            base.renderer.render_example(pair)
+        assert (caught.value.code, caught.value.field) == ("special_token_in_text", field)

@@ -21,6 +21,7 @@ from openai import OpenAI
 
 from tests.engine.tiny_base import make_base
 from tests.live import BASE, Live, live_service, wait_for_step, wait_until_ended
+from tests.preferences import pairs
 
 QUICK = {"lora": {"rank": 4, "dropout": 0.05}}
 ANSWERS = ("the customer asks", "send it to Berlin", "three blue shirts", "today")
@@ -155,6 +156,45 @@ def test_a_base_of_nobody_and_a_file_too_small_are_explained(client: OpenAI, tra
     unsupervised = upload(client, b"\n".join([json.dumps({"messages": silent}).encode()] * 12))
     with pytest.raises(openai.BadRequestError, match="line 1, messages: every assistant message has weight 0"):
         client.fine_tuning.jobs.create(model=BASE, training_file=unsupervised)
+
+
+def test_c30_preferences_train_from_either_spelling(live: Live, client: OpenAI, training_file: str) -> None:
+    """A dpo job over a file that has both spellings, from an adapter's first step to its proven end."""
+    both = upload(client, pairs(12, seed=1) + pairs(12, seed=2, older=True), "pairs.jsonl")
+    job = client.fine_tuning.jobs.create(
+        model=BASE,
+        training_file=both,
+        validation_file=upload(client, pairs(8, seed=3), "held_out.jsonl"),
+        method={"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 2, "batch_size": 4, "beta": "auto"}}},
+        extra_body={"attune": QUICK},
+    )
+    job = wait_until_ended(client, job.id)
+    assert job.status == "succeeded", job.error
+    assert job.method is not None
+    assert job.method.dpo is not None
+    chosen = job.method.dpo.hyperparameters
+    assert chosen is not None
+    assert (chosen.n_epochs, chosen.batch_size, chosen.learning_rate_multiplier, chosen.beta) == (2, 4, 1.0, 0.1)
+    assert {"beta", "n_epochs", "learning_rate"} <= job.to_dict()["attune"]["reasons"].keys()  # type: ignore[index]
+    events = client.fine_tuning.jobs.list_events(job.id, limit=100)
+    metrics = [event.to_dict()["data"] for event in events if event.type == "metrics"]
+    assert [data["step"] for data in metrics] == list(range(12, 0, -1))  # type: ignore[index]
+    assert {"train_loss", "train_mean_token_accuracy", "rewards_accuracy", "rewards_margin"} <= metrics[0].keys()  # type: ignore[union-attr]
+    assert metrics[-1]["train_loss"] == pytest.approx(0.693, abs=0.02)  # type: ignore[index]
+    assert metrics[0]["full_valid_loss"] < 0.693  # type: ignore[index]
+    with live.http() as http:
+        assert http.get(f"/v1/models/{job.fine_tuned_model}").json()["attune"]["proof"]["passed"]
+    assert job.fine_tuned_model is not None
+    answer = client.chat.completions.create(
+        model=job.fine_tuned_model, messages=[{"role": "user", "content": "Please send 3 lamps to Rome"}], max_tokens=8
+    )
+    assert answer.choices[0].finish_reason in ("stop", "length")
+
+    unfit = client.fine_tuning.jobs.create(model=BASE, training_file=training_file, method={"type": "dpo"})
+    refused = wait_until_ended(client, unfit.id)
+    assert refused.error is not None
+    assert (refused.status, refused.error.code, refused.error.param) == ("failed", "wrong_method", "training_file")
+    assert "line 1: the method dpo trains on preference pairs" in refused.error.message
 
 
 def test_cancel_pause_and_resume_of_a_running_job(live: Live, client: OpenAI, training_file: str) -> None:

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import InvalidExample
-from core.examples import iter_examples
+from core.examples import iter_examples, must_fit
 from core.protocol import WorkFolder
 from core.render import Renderer
+from core.spec import Method
 from worker.engine.pack import Segment
 
 PROBE_VALIDATION_EXAMPLES = 64
@@ -30,7 +31,7 @@ SUBSET_EXAMPLES = 32  # of the validation file, looked at during training
 @dataclass(frozen=True)
 class Dataset:
     """E examples, each of one or more segments (an example is rendered once per supervised turn where the
-    template needs that), laid end to end."""
+    template needs that; a preference pair is its two answers), laid end to end."""
 
     token_ids: NDArray[np.uint32]  # [tokens]
     mask: NDArray[np.bool_]  # [tokens] supervised
@@ -77,15 +78,15 @@ class Dataset:
         return [segment for i in range(len(self)) for segment in self.segments(i)]
 
 
-def tokenise(path: Path, renderer: Renderer, max_example_tokens: int) -> Dataset:
+def tokenise(path: Path, renderer: Renderer, max_example_tokens: int, method: Method = Method.SUPERVISED) -> Dataset:
     """Render every example of `path`.
 
-    Raises InvalidExample, naming the line, for one that is faulty, too long or without a supervised token: no
-    example is ever cut or dropped.
+    Raises InvalidExample, naming the line, for one that is faulty, too long, without a supervised token or not of
+    the method's kind: no example is ever cut or dropped.
     """
     token_ids, mask = array("I"), bytearray()
     offsets, starts, lines = array("q", [0]), array("q", [0]), array("q")
-    for line, segments in _rendered(path, renderer, max_example_tokens):
+    for line, segments in _rendered(path, renderer, max_example_tokens, method):
         for segment_ids, segment_mask in segments:
             token_ids.extend(segment_ids)
             mask.extend(segment_mask)
@@ -104,9 +105,10 @@ def tokenise(path: Path, renderer: Renderer, max_example_tokens: int) -> Dataset
 
 
 def _rendered(
-    path: Path, renderer: Renderer, max_example_tokens: int
+    path: Path, renderer: Renderer, max_example_tokens: int, method: Method
 ) -> Iterator[tuple[int, list[tuple[list[int], list[bool]]]]]:
     for line, example in iter_examples(path):
+        must_fit(example, method, line)
         try:
             segments = [(segment.token_ids, segment.mask) for segment in renderer.render_example(example)]
         except InvalidExample as error:
@@ -132,7 +134,9 @@ def _invalid(line: int, code: str, message: str, field: str | None = None) -> In
     return InvalidExample(f"line {line}: {message}", code=code, line=line, field=field)
 
 
-def probe_segments(folder: WorkFolder, renderer: Renderer, max_example_tokens: int) -> list[Segment]:
+def probe_segments(
+    folder: WorkFolder, renderer: Renderer, max_example_tokens: int, method: Method = Method.SUPERVISED
+) -> list[Segment]:
     """The probe set: the first examples of the validation file, else of the training file.
 
     Trainer and proof both measure the final adapter on it.
@@ -142,7 +146,7 @@ def probe_segments(folder: WorkFolder, renderer: Renderer, max_example_tokens: i
     count = PROBE_VALIDATION_EXAMPLES if has_validation else PROBE_TRAINING_EXAMPLES
     return [
         Segment(np.array(ids, dtype=np.uint32), np.array(mask, dtype=np.bool_), line)
-        for line, segments in islice(_rendered(path, renderer, max_example_tokens), count)
+        for line, segments in islice(_rendered(path, renderer, max_example_tokens, method), count)
         for ids, mask in segments
     ]
 

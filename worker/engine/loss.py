@@ -101,10 +101,19 @@ def pack_loss(model: PreTrainedModel, head: Head, pack: Pack, factor: float) -> 
 
 
 @dataclass(frozen=True)
+class Rewards:
+    """What a preference run adds to its loss: how often, and by how much, the preferred answer is ahead."""
+
+    accuracy: float
+    margin: float  # nats, times beta
+
+
+@dataclass(frozen=True)
 class Mean:
-    loss: float  # nats per supervised token
+    loss: float  # nats per supervised token, or per preference pair
     accuracy: float
     supervised_tokens: int
+    rewards: Rewards | None = None
 
 
 @torch.no_grad()

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from core.errors import AttuneError
-from core.examples import iter_examples
+from core.examples import PreferencePair, iter_examples
 from core.protocol import Check, Proof, Trained, TrainTask, WorkFolder
 from core.render import Renderer
+from core.spec import Method
 from worker.engine.adapter import read_adapter
 from worker.engine.data import probe_segments
 from worker.engine.execution import choose_precision
@@ -26,6 +27,8 @@ from worker.engine.generate import Generator, Sampling, ServableAdapter, read_se
 from worker.engine.lora import PREFIX
 from worker.engine.loss import Head
 from worker.engine.model import resolve_device
+from worker.engine.pack import Segment
+from worker.engine.preference import REFERENCE, dpo
 from worker.engine.resident import Resident
 
 TRAINED = "trained.json"  # core.protocol.Trained as the engine reported it, below the work folder's root
@@ -40,6 +43,7 @@ _NO_CHANGE = 1e-4
 # Server's loss against trainer's: relative, and absolute in nats. The two add up in different orders, and
 # bfloat16 keeps 8 bits; a wrong scale or a tensor in the wrong place shows in the first digit.
 _TOLERANCE = {torch.float32: (1e-3, 1e-3), torch.bfloat16: (1e-2, 1e-2)}
+_KEPT_END = 1.0  # nats that a preference may take from a stop token
 
 
 @dataclass(frozen=True)
@@ -179,29 +183,53 @@ class _Prover:
         self._checks.append(Check(name="changes_logits", passed=change > least, detail=detail))
 
     def _validation_loss(self, renderer: Renderer) -> None:
-        """The trainer's probe set, each example alone through the server's forward pass."""
-        self._generator.lora.activate(_NAME)
-        nll, supervised = 0.0, 0
-        for segment in probe_segments(self._folder, renderer, self._task.resolved.max_example_tokens):
-            tokens_T = torch.from_numpy(segment.token_ids.astype("int64"))
-            rows_S = torch.from_numpy(segment.mask).nonzero().squeeze(1) - 1
-            hidden_TD = self._hidden(tokens_T)
-            for part in rows_S.split(_ROWS):
-                targets = tokens_T[part + 1].to(hidden_TD.device)
-                nll += float(
-                    torch.nn.functional.cross_entropy(self._head.logits(hidden_TD[part]), targets, reduction="sum")
-                )
-            supervised += len(rows_S)
-        server, trainer = nll / max(supervised, 1), self._trained.final_valid_loss
-        self._server_loss = server
+        """The trainer's probe set, each sequence alone through the server's forward pass."""
+        resolved = self._task.resolved
+        probe = probe_segments(self._folder, renderer, resolved.max_example_tokens, resolved.method)
+        supervised = sum(int(segment.mask.sum()) for segment in probe)
         relative, absolute = _TOLERANCE[self._generator.model.dtype]
+        if resolved.method is Method.DPO:
+            assert resolved.beta is not None
+            server = self._preference_loss(probe, resolved.beta)
+            pairs = len(probe) // 2
+            of = f"pair on {pairs} pairs"
+            # A margin adds up the rounding of all tokens of a pair, as independent errors do
+            absolute *= max(1.0, resolved.beta * math.sqrt(supervised / max(pairs, 1)))
+        else:
+            self._generator.lora.activate(_NAME)
+            server = -sum(self._log_likelihood(segment) for segment in probe) / max(supervised, 1)
+            of = f"token on {supervised} tokens"
+        self._server_loss, trainer = server, self._trained.final_valid_loss
         tolerance = relative * abs(trainer) + absolute
-        detail = (
-            f"{server:.6f} nats per token on {supervised} tokens, {trainer:.6f} by the trainer; "
-            f"they may differ by {tolerance:.2g}"
-        )
+        detail = f"{server:.6f} nats per {of}, {trainer:.6f} by the trainer; they may differ by {tolerance:.2g}"
         passed = abs(server - trainer) <= tolerance  # False for NaN
         self._checks.append(Check(name="validation_loss", passed=passed, detail=detail))
+
+    def _preference_loss(self, probe: Sequence[Segment], beta: float) -> float:
+        """Mean over pairs, against the reference that the trainer had."""
+        lora, reference = self._generator.lora, None
+        if self._folder.start_adapter.exists():
+            stored, reference = read_adapter(self._folder.start_adapter), REFERENCE
+            lora.add(reference, stored.settings, stored.tensors)
+        likelihoods: list[Tensor] = []
+        for name in (_NAME, reference):
+            lora.activate(name)
+            likelihoods.append(torch.tensor([self._log_likelihood(segment) for segment in probe]))
+        losses_P, _ = dpo(likelihoods[0], likelihoods[1], beta)
+        return float(losses_P.mean())
+
+    def _log_likelihood(self, segment: Segment) -> float:
+        """Nats of the segment's supervised tokens, by the active adapter."""
+        tokens_T = torch.from_numpy(segment.token_ids.astype("int64"))
+        rows_S = torch.from_numpy(segment.mask).nonzero().squeeze(1) - 1
+        hidden_TD = self._hidden(tokens_T)
+        nll = 0.0
+        for part in rows_S.split(_ROWS):
+            targets = tokens_T[part + 1].to(hidden_TD.device)
+            nll += float(
+                torch.nn.functional.cross_entropy(self._head.logits(hidden_TD[part]), targets, reduction="sum")
+            )
+        return -nll
 
     def _end_token(self, answers: Sequence[_Answer], renderer: Renderer) -> None:
         """Does the model end its answers?
@@ -210,6 +238,9 @@ class _Prover:
         token is more likely than not, or likelier than it was for the base. The last is for jobs too short to
         answer well: learning the end at all shows there after few steps, while a model that was never taught it
         has moved probability from the stop token to the tokens that it was taught.
+
+        Preferences do not teach the end, since both answers of a pair have one; there it is enough that the stop
+        token is about as likely as it was for the base.
         """
         stop_ids = list(renderer.template.stop_ids)
         ends = [answer for answer in answers if answer.token_ids[-1] in stop_ids]
@@ -221,7 +252,9 @@ class _Prover:
             torch.stack([self._logits(name, end)[-1].log_softmax(-1)[stop_ids].logsumexp(-1) for end in ends])
             for name in (None, _NAME)
         )
-        likely, better = float(tuned.exp().mean()), float(tuned.mean()) > float(base.mean())
+        is_preference = self._task.resolved.method is Method.DPO
+        least = float(base.mean()) - (_KEPT_END if is_preference else 0.0)
+        likely, better = float(tuned.exp().mean()), float(tuned.mean()) > least
         tries, stopped = self._greedy_stops(ends, renderer)
         detail = (
             f"behind {len(ends)} training answers a stop token has probability {likely:.3f} "
@@ -267,7 +300,9 @@ def shortest_answers(training: Path, renderer: Renderer) -> list[_Answer]:
     """The last supervised answers of the first training examples, the shortest sequences first."""
     answers: list[_Answer] = []
     for _, example in islice(iter_examples(training), _READ_EXAMPLES):
-        for rendered in renderer.render_example(example):
+        sequences = renderer.render_example(example)
+        # Of a pair the preferred answer alone is one to end as
+        for rendered in sequences[:1] if isinstance(example, PreferencePair) else sequences:
             end = len(rendered.mask) - rendered.mask[::-1].index(True)
             start = end
             while start > 1 and rendered.mask[start - 1]:

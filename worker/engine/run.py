@@ -1,6 +1,7 @@
 """The training loop between its first and its last step: step, validate, publish, save.
 
-An optimizer step is `batch_size` examples in packed micro-steps, its loss the mean over its supervised tokens.
+An optimizer step is `batch_size` examples in packed micro-steps, its loss the mean over its supervised tokens, or
+over its preference pairs.
 Everything a resumed run needs is in the snapshot.
 """
 
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -34,7 +36,7 @@ from core.spec import Execution
 from worker.engine.adapter import JsonValue, write_adapter
 from worker.engine.data import Batches, Dataset, probe_segments
 from worker.engine.lora import LoraModules
-from worker.engine.loss import Head, Mean, mean_loss, pack_loss
+from worker.engine.loss import Head, Mean, Rewards, mean_loss, pack_loss
 from worker.engine.model import parameter_count, resolve_device
 from worker.engine.optimizer import (
     clip_gradients,
@@ -44,6 +46,7 @@ from worker.engine.optimizer import (
     state_tensors,
 )
 from worker.engine.pack import Pack, Segment, pack_micro_steps
+from worker.engine.preference import Preference, pairs_of, preferred_tokens
 from worker.engine.randomness import random_states, restore_random_states
 from worker.engine.snapshot import (
     Identity,
@@ -73,6 +76,16 @@ class LossNotFinite(AttuneError):
         )
 
 
+@dataclass(frozen=True)
+class _Learnt:
+    """What one optimizer step saw, before it moved the adapter."""
+
+    loss: float
+    accuracy: float
+    norm: float  # of the gradient before clipping
+    rewards: Rewards | None
+
+
 class Run:
     """The state of one run between its steps."""
 
@@ -87,6 +100,7 @@ class Run:
         chosen: Execution,
         model: PreTrainedModel,
         modules: LoraModules,
+        preference: Preference | None,
         report: Reporter,
     ) -> None:
         self.task = task
@@ -101,6 +115,7 @@ class Run:
         self.model = model
         self.head = Head(model)
         self.modules = modules
+        self.preference = preference  # of the method dpo
         self.parameters = modules.parameters()
         self.optimizer = make_optimizer(self.parameters, task.resolved)
         self.batches = Batches(len(training), task.resolved.batch_size, task.seed)
@@ -178,12 +193,13 @@ class Run:
         begun = time.perf_counter()
         number = self.progress.step + 1
         segments = [segment for i in self.batches.of_step(number) for segment in self.training.segments(i)]
-        supervised = sum(int(segment.mask.sum()) for segment in segments)
+        # What the loss is a mean of: pairs, or supervised tokens
+        weight = len(segments) // 2 if self.preference else sum(int(segment.mask.sum()) for segment in segments)
         tokens = sum(len(segment.token_ids) for segment in segments)
         rate = learning_rate(number, self.resolved)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss, accuracy, norm = self._backward(segments, supervised, number)
+        learnt = self._backward(segments, weight, number)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - begun
@@ -192,57 +208,73 @@ class Run:
         self.progress = Progress(
             step=number,
             trained_tokens=self.progress.trained_tokens + tokens,
-            epoch_nll=loss * supervised + (0.0 if first_of_epoch else self.progress.epoch_nll),
-            epoch_supervised=supervised + (0 if first_of_epoch else self.progress.epoch_supervised),
+            epoch_nll=learnt.loss * weight + (0.0 if first_of_epoch else self.progress.epoch_nll),
+            epoch_supervised=weight + (0 if first_of_epoch else self.progress.epoch_supervised),
         )
         few, full = self._validate(number)
         _log(
-            f"step {number}/{self.resolved.total_steps} loss {loss:.4f} norm {norm:.3f} rate {rate:.3g} "
-            f"{tokens} tokens {tokens / seconds:.0f} tokens/s"
+            f"step {number}/{self.resolved.total_steps} loss {learnt.loss:.4f} norm {learnt.norm:.3f} "
+            f"rate {rate:.3g} {tokens} tokens {tokens / seconds:.0f} tokens/s"
+            + (f" rewards {learnt.rewards.accuracy:.2f} by {learnt.rewards.margin:.3f}" if learnt.rewards else "")
             + (f" validation {few.loss:.4f}" if few else "")
             + (f" full validation {full.loss:.4f}" if full else "")
         )
         return Step(
             step=number,
             total_steps=self.resolved.total_steps,
-            train_loss=loss,
-            train_mean_token_accuracy=accuracy,
+            train_loss=learnt.loss,
+            train_mean_token_accuracy=learnt.accuracy,
             learning_rate=rate,
-            grad_norm=norm,
+            grad_norm=learnt.norm,
             tokens=tokens,
             tokens_per_s=tokens / seconds,
             valid_loss=few.loss if few else None,
             valid_mean_token_accuracy=few.accuracy if few else None,
             full_valid_loss=full.loss if full else None,
             full_valid_mean_token_accuracy=full.accuracy if full else None,
+            **_rewards("", learnt.rewards),
+            **_rewards("valid_", few.rewards if few else None),
+            **_rewards("full_valid_", full.rewards if full else None),
         )
 
-    def _backward(self, segments: list[Segment], supervised: int, number: int) -> tuple[float, float, float]:
-        """Accumulate the step's gradients; (loss, accuracy, gradient norm before clipping)."""
+    def _backward(self, segments: list[Segment], weight: int, number: int) -> _Learnt:
+        """Accumulate the step's gradients."""
         self.modules.training(True)
-        micro_steps = pack_micro_steps([len(s.token_ids) for s in segments], self.execution.micro_tokens)
+        # What has to be in one pack: a pair's loss needs both of its sequences
+        units = pairs_of(segments) if self.preference else [[segment] for segment in segments]
+        lengths = [sum(len(segment.token_ids) for segment in unit) for unit in units]
+        micro_steps = pack_micro_steps(lengths, self.execution.micro_tokens)
         losses: list[torch.Tensor] = []
-        rights: list[torch.Tensor] = []
+        counts: list[torch.Tensor] = []  # each [3]: tokens guessed right, pairs won, their margins
         for micro in micro_steps:
-            pack = Pack.of([segments[i] for i in micro], self.device)
-            loss, right = pack_loss(self.model, self.head, pack, 1.0 / supervised)
+            pack = Pack.of([segment for i in micro for segment in units[i]], self.device)
+            if self.preference is None:
+                loss, right = pack_loss(self.model, self.head, pack, 1.0 / weight)
+                won = margin = loss.new_zeros(())
+            else:
+                scores = self.preference.score(pack, 1.0 / weight)
+                loss, right, won, margin = scores.loss, scores.right, scores.won, scores.margin
             loss.backward()
             losses.append(loss.detach())
-            rights.append(right)
+            counts.append(torch.stack([right.float(), won.float(), margin.float()]))
         norm = clip_gradients(self.parameters, self.resolved.max_grad_norm)
         self.modules.training(False)
         # One transfer for all numbers of the step: each would wait for the device by itself
-        *parts, right_sum, norm_value = torch.stack([*losses, torch.stack(rights).sum().float(), norm]).tolist()
+        sums = torch.stack(counts).sum(0)
+        *parts, right_sum, won_sum, margin_sum, norm_value = torch.stack([*losses, *sums, norm]).tolist()
         if not all(math.isfinite(value) for value in (*parts, norm_value)):
             faulty = [
-                segments[i].line
+                units[i][0].line
                 for micro, part in zip(micro_steps, parts, strict=True)
                 if not math.isfinite(part)
                 for i in micro
             ]
             lines = faulty or [segment.line for segment in segments]
             raise LossNotFinite(number, sorted(set(lines)), "loss" if faulty else "gradient")
-        return sum(parts), right_sum / supervised, norm_value
+        if self.preference is None:
+            return _Learnt(sum(parts), right_sum / weight, norm_value, None)
+        rewards = Rewards(won_sum / weight, margin_sum / weight)
+        return _Learnt(sum(parts), right_sum / preferred_tokens(segments), norm_value, rewards)
 
     def _validate(self, step: int) -> tuple[Mean | None, Mean | None]:
         """(a look at the fixed subset, the whole file), each where it falls on this step."""
@@ -257,7 +289,11 @@ class Run:
         return few, full
 
     def _measure(self, segments: list[Segment]) -> Mean:
-        mean = mean_loss(self.model, segments, self.execution.micro_tokens)
+        micro_tokens = self.execution.micro_tokens
+        if self.preference is None:
+            mean = mean_loss(self.model, segments, micro_tokens)
+        else:
+            mean = self.preference.mean(segments, micro_tokens)
         if not math.isfinite(mean.loss):
             raise AttuneError(
                 f"step {self.progress.step}: the validation loss is not finite; lower learning_rate_multiplier",
@@ -317,7 +353,8 @@ class Run:
 
     def _finish(self, last: Step) -> None:
         """Measure the final adapter on the probe set and publish it."""
-        probe = probe_segments(self.folder, self.renderer, self.resolved.max_example_tokens)
+        resolved = self.resolved
+        probe = probe_segments(self.folder, self.renderer, resolved.max_example_tokens, resolved.method)
         final = self._measure(probe)
         sha256 = self._publish(self.folder.adapter, {"final_valid_loss": final.loss})
         self.report(
@@ -331,6 +368,13 @@ class Run:
             )
         )
         _log(f"trained: probe loss {final.loss:.4f}, adapter {sha256}")
+
+
+def _rewards(prefix: str, rewards: Rewards | None) -> dict[str, float]:
+    """As `Step` names them."""
+    if rewards is None:
+        return {}
+    return {f"{prefix}rewards_accuracy": rewards.accuracy, f"{prefix}rewards_margin": rewards.margin}
 
 
 def _checkpoint(step: Step, folder: Path) -> CheckpointSaved:

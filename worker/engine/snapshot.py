@@ -33,8 +33,8 @@ class Progress(Frozen):
 
     step: int = 0
     trained_tokens: int = 0
-    epoch_nll: float = 0.0  # summed over the supervised tokens of the current epoch
-    epoch_supervised: int = 0
+    epoch_nll: float = 0.0  # summed over what the loss is a mean of in the current epoch
+    epoch_supervised: int = 0  # supervised tokens, or preference pairs
 
 
 class FileEntry(Frozen):

@@ -13,11 +13,12 @@ from transformers import PreTrainedModel
 from core.errors import AttuneError, InvalidExample
 from core.protocol import Message, TrainTask, WorkFolder
 from core.render import Renderer
-from core.spec import Execution
+from core.spec import Execution, Method, Resolved
 from worker.engine import execution as machine
 from worker.engine.adapter import read_adapter
 from worker.engine.data import Dataset, tokenise
 from worker.engine.lora import DEFAULT, LoraModules, attach
+from worker.engine.preference import REFERENCE, Preference
 from worker.engine.randomness import seed_everything
 from worker.engine.resident import Resident
 from worker.engine.run import Reporter, Run
@@ -32,9 +33,8 @@ def train(resident: Resident, folder: WorkFolder, report: Reporter, stop: thread
     task = TrainTask.model_validate_json(folder.task.read_bytes())
     base_folder = Path(task.base_folder)
     renderer = Renderer.from_folder(base_folder, task.template_date)
-    limit = task.resolved.max_example_tokens
-    training = tokenise(folder.training, renderer, limit)
-    validation = _validation(folder, renderer, limit)
+    training = tokenise(folder.training, renderer, task.resolved.max_example_tokens, task.resolved.method)
+    validation = _validation(folder, renderer, task.resolved)
     identity = Identity(task_sha256(task), training.sha256)
     snapshot = _newest_fitting(folder, identity, task.execution, report)
     chosen = task.execution or (
@@ -45,18 +45,19 @@ def train(resident: Resident, folder: WorkFolder, report: Reporter, stop: thread
     _check_vocabulary(model, training, validation)
     modules = _adapter(model, task, folder)
     try:
-        run = Run(task, folder, renderer, training, validation, identity, chosen, model, modules, report)
+        preference = _preference(model, modules, task, folder)
+        run = Run(task, folder, renderer, training, validation, identity, chosen, model, modules, preference, report)
         run.begin(snapshot)
         run.to_the_end(stop)
     finally:
         modules.detach()
 
 
-def _validation(folder: WorkFolder, renderer: Renderer, limit: int) -> Dataset | None:
+def _validation(folder: WorkFolder, renderer: Renderer, resolved: Resolved) -> Dataset | None:
     if not folder.validation.exists():
         return None
     try:
-        return tokenise(folder.validation, renderer, limit)
+        return tokenise(folder.validation, renderer, resolved.max_example_tokens, resolved.method)
     except InvalidExample as error:
         raise AttuneError(f"validation file, {error.message}", code=error.code, param="validation_file") from error
 
@@ -117,3 +118,17 @@ def _adapter(model: PreTrainedModel, task: TrainTask, folder: WorkFolder) -> Lor
         raise
     modules.activate(DEFAULT)
     return modules
+
+
+def _preference(model: PreTrainedModel, modules: LoraModules, task: TrainTask, folder: WorkFolder) -> Preference | None:
+    """What a dpo run scores its pairs with: its reference is what training begins from."""
+    if task.resolved.method is not Method.DPO:
+        return None
+    assert task.resolved.beta is not None
+    reference = None
+    if folder.start_adapter.exists():
+        # From the folder and not from `modules`, which a snapshot moves on
+        stored = read_adapter(folder.start_adapter)
+        reference = REFERENCE
+        modules.add(reference, stored.settings, stored.tensors)
+    return Preference(model, modules, task.resolved.beta, reference)
