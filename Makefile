@@ -10,7 +10,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo demo-picture up check format test bench-service bench-upload clean
+.PHONY: help install install-dev demo demo-picture up check format openapi test test-clients fuzz-api bench-service bench-upload clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,8 +58,17 @@ format: $(VENV)/installed-dev ## rewrite the code in the project's format
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+openapi: $(VENV)/installed ## rewrite openapi.json from the code
+	$(RUN) -m api.openapi openapi.json
+
 test: $(VENV)/installed-dev ## every test, with its own Postgres, Redis and S3 server
 	$(RUN) -m pytest
+
+test-clients: $(VENV)/installed-dev ## the contract by three generations of the official client; ends in one line of JSON
+	$(RUN) -m tests.contract.clients
+
+fuzz-api: $(VENV)/installed-dev ## schemathesis over every operation, 100 examples each
+	$(RUN) -m tests.api.fuzz --examples 100
 
 bench-service: $(VENV)/installed-dev ## measure the service; ends in one line of JSON
 	$(RUN) -m tests.bench.service
@@ -68,5 +77,5 @@ bench-upload: $(VENV)/installed-dev ## measure a 512 MB upload; ends in one line
 	$(RUN) -m tests.bench.upload
 
 clean: ## remove .venv and caches; data folders stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-clients build *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

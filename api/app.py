@@ -9,7 +9,7 @@ import httpx
 from anyio import to_thread
 from fastapi import FastAPI
 
-from api import attune, chat, errors, files, health, jobs, models, operators, uploads
+from api import attune, chat, docs, errors, files, health, jobs, models, openapi, operators, uploads
 from api.auth import Gate
 from api.background import create_background
 from api.body import Pace
@@ -56,10 +56,13 @@ def create_app(settings: Settings, *, with_background: bool = True, pace: Pace |
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=openapi.operation_id,
     )
     errors.install(app)
+    openapi.install(app)
     for module in (health, files, uploads, jobs, models, chat, attune, operators):
         app.include_router(module.router)
+    app.include_router(docs.router)
     app.add_middleware(Gate, pace=pace or Pace())
     app.add_middleware(Edge, requests=requests)  # the last added is the outermost
     return app

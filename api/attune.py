@@ -9,6 +9,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from api.download import Download, hand_out
 from api.models import ModelFile
+from api.openapi import FILE, TEXT, ZIP
 from api.parts import Caller, Within
 from core import ids, jobs, published
 from core.errors import NotFound
@@ -17,7 +18,7 @@ from core.storage import Storage, StorageMissing
 router = APIRouter(prefix="/v1/attune", tags=["attune"])
 
 
-@router.get("/fine_tuning/jobs/{fine_tuning_job_id}/log", response_class=Response)
+@router.get("/fine_tuning/jobs/{fine_tuning_job_id}/log", response_class=Response, responses=TEXT)
 def job_log(fine_tuning_job_id: str, caller: Caller, parts: Within) -> Response:
     """The engine's own output, of every attempt that has ended, oldest first."""
     with parts.database.read() as session:
@@ -34,7 +35,7 @@ def _logs(storage: Storage, keys: list[str]) -> Iterator[bytes]:
             yield b"(removed)\n"
 
 
-@router.get("/models/{model:path}/download", response_class=Response)
+@router.get("/models/{model:path}/download", response_class=Response, responses=ZIP)
 def download_model(model: str, request: Request, caller: Caller, parts: Within) -> Response:
     """The adapter in PEFT format with manifest and model card, as one zip. `Range` is honoured."""
     with parts.database.read() as session:
@@ -44,7 +45,7 @@ def download_model(model: str, request: Request, caller: Caller, parts: Within) 
     return hand_out(request, parts.storage, download, may_redirect=True)
 
 
-@router.get("/models/{model:path}/files/{path:path}", response_class=Response)
+@router.get("/models/{model:path}/files/{path:path}", response_class=Response, responses=FILE)
 def download_model_file(model: str, path: str, request: Request, caller: Caller, parts: Within) -> Response:
     """One file of the adapter, such as adapter_model.safetensors."""
     with parts.database.read() as session:

@@ -14,11 +14,13 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from core.errors import AttuneError
 
 log = structlog.get_logger()
 PASSING = (408, 429)  # client errors that the same call may get over
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _SHOWN_INPUT = 60  # characters of a wrong value
 
 
@@ -69,13 +71,24 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == 404:
         found = AttuneError(f"Unknown request URL: {where}.", code="unknown_url", status=404)
     elif error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
+        allowed = ", ".join(_methods(request))
         found = AttuneError(f"Not allowed: {where}. Use {allowed}.", code="method_not_allowed", status=405)
+        return error_response(found, {"allow": allowed})
     elif error.status_code == 400 and cause is not None:
         found = AttuneError(f"We could not parse the JSON body of your request: {cause}", code="invalid_json")
     else:
         found = AttuneError(str(error.detail), status=error.status_code)
     return error_response(found, error.headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """What the path takes. (Starlette names the first of its routes alone, and each has one method.)"""
+    app = cast(FastAPI, request.app)
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**request.scope, "method": method})[0] == Match.FULL for route in app.routes)
+    ]
 
 
 def invalid(errors: Sequence[Mapping[str, Any]], body: object) -> AttuneError:

@@ -12,6 +12,7 @@ from fastapi.responses import Response
 from api.download import Download, asks_base64, hand_out, hand_out_base64
 from api.form import Limits
 from api.job_object import seconds
+from api.openapi import DOWNLOAD
 from api.parts import Caller, Parts, Within
 from api.receive import receive_upload
 from api.wire import Deleted, Shown
@@ -146,7 +147,7 @@ def retrieve_file(file_id: str, caller: Caller, parts: Within) -> FileObject:
         return show_file(files.get(session, caller.project_id, file_id))
 
 
-@router.get("/{file_id}/content")
+@router.get("/{file_id}/content", response_class=Response, responses=DOWNLOAD)
 def file_content(file_id: str, request: Request, caller: Caller, parts: Within) -> Response:
     with parts.database.read() as session:
         row = files.get(session, caller.project_id, file_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -10,11 +11,20 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from api.auth import authenticate, bearer
 from api.metrics import exposition
+from api.openapi import TEXT
 from api.parts import Within
 from core import readiness
 from core.errors import AttuneError
 
 router = APIRouter(tags=["health"])
+_METRICS: dict[int | str, dict[str, Any]] = {
+    **TEXT,
+    401: {"description": "Asked from another machine, and no key given"},
+    403: {"description": "The key is not an operator's"},
+}
+_READINESS: dict[int | str, dict[str, Any]] = {
+    503: {"description": "Something it stands on does not answer", "content": {"application/json": {"schema": {}}}}
+}
 
 
 @router.get("/healthz")
@@ -22,14 +32,14 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses=_READINESS)
 def readyz(parts: Within) -> JSONResponse:
     found = readiness.parts(parts.database, parts.storage)
     ready = all(state == "ok" for state in found.values())
     return JSONResponse({"status": "ready" if ready else "not ready", "parts": found}, 200 if ready else 503)
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=Response, responses=_METRICS)
 def metrics(request: Request, parts: Within) -> Response:
     """For requests from this machine, or with an operator's key."""
     if not _is_local(request):

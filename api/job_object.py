@@ -10,10 +10,10 @@ from core.spec import Hyperparameters, JobSpec, Method, Resolved, ShownDpoHyperp
 
 
 class JobError(Shown):
-    """Always an object: clients read `job.error.message` without asking whether there is an error."""
+    """Null while there is none: the official clients refuse an error without code and message."""
 
-    code: str | None = None
-    message: str | None = None
+    code: str
+    message: str
     param: str | None = None
 
 
@@ -61,7 +61,7 @@ class JobObject(Shown):
     id: str
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
     created_at: int
-    error: JobError
+    error: JobError | None
     fine_tuned_model: str | None
     finished_at: int | None
     hyperparameters: ShownHyperparameters | None  # of a supervised job; another method's stand in `method` alone
@@ -156,7 +156,7 @@ def show_job(job: Job) -> JobObject:
     return JobObject(
         id=job.id,
         created_at=int(job.created_at),
-        error=JobError(**(job.error or {})),
+        error=None if job.error is None else JobError.model_validate(job.error),
         fine_tuned_model=job.fine_tuned_model,
         finished_at=seconds(job.finished_at),
         hyperparameters=method.supervised.hyperparameters if method.supervised else None,

@@ -62,7 +62,7 @@ def erase_project(project_id: str, _: Operator, parts: Within) -> Deleted:
 class KeyCreate(Ours):
     name: Name
     project_id: Annotated[Text, StringConstraints(max_length=64)] | None = None  # None: the caller's
-    is_operator: bool = False
+    is_operator: Annotated[bool, Field(strict=True)] = False
 
 
 class KeyObject(Shown):

@@ -31,7 +31,7 @@ def test_a_new_job_has_every_field(tenant: Tenant) -> None:
     assert set(REQUIRED.split()) <= shown.keys()
     assert (shown["status"], shown["object"]) == ("validating_files", "fine_tuning.job")
     assert (shown["training_file"], shown["validation_file"]) == (training, validation)
-    assert shown["error"] == {"code": None, "message": None, "param": None}
+    assert shown["error"] is None
     assert shown["hyperparameters"] == dict.fromkeys(("n_epochs", "batch_size", "learning_rate_multiplier"), "auto")
     assert shown["method"]["supervised"]["hyperparameters"] == shown["hyperparameters"]
     assert 0 <= shown["seed"] < 2**31

@@ -1,0 +1,112 @@
+"""`make test-clients`: the contract's suite against one live service, by three generations of the official client.
+
+Prints a table of the contract's points against the clients, and ends in one line of JSON; a failure is exit code 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import venv
+import xml.etree.ElementTree as ElementTree
+from collections import defaultdict
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.contract.service import contract_service
+from tests.live import ROOT, Live
+
+ENVIRONMENTS = ROOT / ".venv-clients"
+GENERATIONS = {"1": "openai>=1,<2", "2.34.0": "openai==2.34.0", "3": "openai>=3,<4"}
+Outcome = Literal["passed", "failed", "skipped"]
+Results = dict[str, list[Outcome]]  # by the contract's point, such as C07
+_TEST = re.compile(r"test_(c\d\d)_")
+
+
+def environment(generation: str) -> Path:
+    """The interpreter of a virtual environment that holds nothing but this client and pytest."""
+    folder = ENVIRONMENTS / generation
+    python = folder / "bin" / "python"
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+    install = [python, "-m", "pip", "install", "--quiet", "--upgrade", GENERATIONS[generation], "pytest"]
+    subprocess.run(install, check=True, stderr=subprocess.PIPE)
+    return python
+
+
+def version(python: Path) -> str:
+    shown = subprocess.run([python, "-c", "import openai; print(openai.__version__)"], capture_output=True, check=True)
+    return shown.stdout.decode().strip()
+
+
+def run_suite(python: Path, live: Live, report: Path, generation: str) -> None:
+    """pytest's own words go to our stderr; what counts is in `report`."""
+    command = [python, "-m", "pytest", "tests/contract", "--confcutdir", "tests/contract", "-p", "no:cacheprovider"]
+    subprocess.run(
+        [*command, f"--junitxml={report}"],
+        cwd=ROOT,
+        check=False,
+        stdout=sys.stderr,
+        env={
+            **os.environ,
+            "ATTUNE_URL": live.address,
+            "ATTUNE_API_KEY": live.key,
+            "ATTUNE_CLIENT": generation,
+            "NO_PROXY": "127.0.0.1,localhost",
+        },
+    )
+
+
+def read(report: Path) -> Results:
+    """What became of each test that names a point. Raises RuntimeError for a run that did not get to its tests."""
+    found: Results = defaultdict(list)
+    # pytest wrote it a moment ago
+    for case in ElementTree.parse(report).iter("testcase"):
+        name = _TEST.match(case.get("name", ""))
+        if name is None:
+            raise RuntimeError(f"not a test of the contract: {case.get('classname')} {case.get('name')}")
+        parts = {child.tag for child in case}
+        outcome: Outcome = "failed" if parts & {"failure", "error"} else "skipped" if "skipped" in parts else "passed"
+        found[name[1].upper()].append(outcome)
+    return found
+
+
+def table(results: dict[str, Results]) -> Table:
+    made = Table(title="The contract, by generation of the client")
+    made.add_column("")
+    for client in results:
+        made.add_column(client, justify="right")
+    for point in sorted({point for each in results.values() for point in each}):
+        made.add_row(point, *(_cell(each.get(point, [])) for each in results.values()))
+    return made
+
+
+def _cell(outcomes: list[Outcome]) -> str:
+    passed = outcomes.count("passed")
+    return f"{passed} passed" if passed == len(outcomes) else f"{passed} of {len(outcomes)} PASSED"
+
+
+def main() -> int:
+    pythons = {generation: environment(generation) for generation in GENERATIONS}
+    results: dict[str, Results] = {}
+    with tempfile.TemporaryDirectory(prefix="attune-clients-") as folder, contract_service(Path(folder)) as live:
+        for generation, python in pythons.items():
+            report = Path(folder) / f"{generation}.xml"
+            run_suite(python, live, report, generation)
+            results[f"openai {version(python)}"] = read(report)
+    Console().print(table(results))
+    outcomes = [outcome for each in results.values() for tests in each.values() for outcome in tests]
+    counts = {kind: outcomes.count(kind) for kind in ("passed", "failed", "skipped")}
+    print(json.dumps({"clients": list(results), **counts}))
+    return 1 if counts["failed"] or not all(results.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
