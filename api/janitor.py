@@ -79,4 +79,5 @@ class Janitor:
             workers.forget_dead(session)
         removed = cleaning.sweep_finished_jobs(self._database, self._storage, 2 * self._settings.lease_s)
         removed += cleaning.remove_files(self._database, self._storage)
+        removed += cleaning.forget_audited(self._database, self._settings.audit_keep_days)
         return removed + cleaning.remove_models(self._database, self._storage)

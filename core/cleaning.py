@@ -8,10 +8,12 @@ from __future__ import annotations
 from sqlalchemy import delete, exists, or_, select, update
 
 from core.db import Database, db_now
-from core.models import TERMINAL, File, Job, Model, Project, Snapshot
+from core.models import TERMINAL, AuditEntry, File, Job, Model, Project, Snapshot
 from core.storage import Storage
 
 BATCH = 50
+AUDIT_BATCH = 5000
+DAY_S = 24 * 3600.0
 
 
 def sweep_finished_jobs(database: Database, storage: Storage, older_than_s: float) -> int:
@@ -85,6 +87,19 @@ def remove_models(database: Database, storage: Storage) -> int:
         with database.begin() as session:
             session.execute(update(Model).where(Model.id == model.id).values(storage_prefix=""))
     return len(gone)
+
+
+def forget_audited(database: Database, keep_days: int) -> int:
+    """Remove what was logged more than `keep_days` ago; returns how many rows."""
+    old = (
+        select(AuditEntry.id)
+        .where(AuditEntry.created_at < db_now() - keep_days * DAY_S)
+        .order_by(AuditEntry.created_at)
+        .limit(AUDIT_BATCH)
+    )
+    with database.begin() as session:
+        removed = session.execute(delete(AuditEntry).where(AuditEntry.id.in_(old)).returning(AuditEntry.id))
+        return len(removed.all())
 
 
 def sweep_unnamed_uploads(database: Database, storage: Storage, older_than_s: float) -> int:
