@@ -28,6 +28,7 @@ log = structlog.get_logger()
 router = APIRouter(prefix="/v1/attune/audit_log", tags=["attune"])
 _READ_FOR_ID = 1024 * 1024  # bytes of an answer
 _ID_LENGTH = 256
+_TOO_MANY = 429  # changed nothing, and must cost nothing
 
 
 class AuditObject(Shown):
@@ -122,7 +123,7 @@ class Audited:
             raise
 
     async def _write(self, scope: Scope, status: int, made: str | None) -> None:
-        if self._is_written:
+        if self._is_written or status == _TOO_MANY:
             return
         self._is_written = True
         state = cast(dict[str, Any], scope["state"])

@@ -44,8 +44,8 @@ class Principal:
     project_slug: str
     key_id: str
     is_operator: bool
-    key_name: str = ""
-    scopes: frozenset[Scope] = frozenset(Scope)
+    key_name: str
+    scopes: frozenset[Scope]
 
     def managed(self, project_id: str | None = None) -> str | None:
         """The project whose keys, shares and log are to be managed; None: all of them, which only operators may.
