@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import text
@@ -113,3 +116,20 @@ def test_the_database_keeps_what_was_logged_until_it_is_old(web: Place, led: Ten
     assert cleaning.forget_audited(web.database, 31) == 0
     assert cleaning.forget_audited(web.database, 29) == len(young)
     assert entries(led) == young
+
+
+def test_a_client_that_leaves_is_logged_as_such(web: Place, led: Tenant) -> None:
+    """An upload that breaks off: nothing was stored, and somebody tried."""
+    parts = urlsplit(web.url)
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n'
+    with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
+        connection.sendall(
+            f"POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {led.key}\r\nContent-Length: 9999\r\n"
+            "Content-Type: multipart/form-data; boundary=x\r\n\r\n".encode()
+            + head
+        )
+    deadline = time.monotonic() + 10
+    while (newest := entries(led)[0])["route"] != "/v1/files":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert newest["status"] == 499
