@@ -9,7 +9,22 @@ import httpx
 from anyio import to_thread
 from fastapi import FastAPI
 
-from api import attune, chat, docs, errors, files, health, jobs, models, openapi, operators, uploads
+from api import (
+    attune,
+    audit,
+    chat,
+    docs,
+    errors,
+    files,
+    health,
+    jobs,
+    keys,
+    models,
+    openapi,
+    operators,
+    permissions,
+    uploads,
+)
 from api.auth import Gate
 from api.background import create_background
 from api.body import Pace
@@ -60,7 +75,7 @@ def create_app(settings: Settings, *, with_background: bool = True, pace: Pace |
     )
     errors.install(app)
     openapi.install(app)
-    for module in (health, files, uploads, jobs, models, chat, attune, operators):
+    for module in (health, files, uploads, jobs, permissions, models, chat, attune, keys, audit, operators):
         app.include_router(module.router)
     app.include_router(docs.router)
     app.add_middleware(Gate, pace=pace or Pace())

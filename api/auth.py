@@ -1,4 +1,5 @@
-"""Who is asking, and is the body one that we take? Settled from the headers, before a byte of the body is read.
+"""Who is asking, may they, and is the body one that we take? Settled from the headers, before a byte of the body is
+read.
 
 (A FastAPI dependency comes too late: an upload's form is read before it runs.) A refusal closes the connection.
 """
@@ -13,6 +14,8 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api import access
+from api.audit import Audited
 from api.body import Body, Pace, too_large
 from api.errors import error_response
 from api.parts import Parts
@@ -42,21 +45,33 @@ class Gate:
         max_bytes = _max_bytes(scope, parts.settings)
         body = Body(scope, receive, max_bytes, self._pace)
         send = body.closing(send)
+        answer = self._app
+        audited: tuple[Principal, access.Route] | None = None
         try:
             _check_url(scope)
             headers = Headers(scope=scope)
             if f"{scope['path']}/".startswith(GUARDED):
-                key = bearer(headers)
-                scope["state"]["principal"] = await to_thread.run_sync(authenticate, parts.database, key)
+                principal = await to_thread.run_sync(
+                    authenticate,
+                    parts.database,
+                    bearer(headers),
+                    headers.get("openai-project"),
+                    headers.get("openai-organization"),
+                )
+                scope["state"]["principal"] = principal
+                routes = access.routes_of(scope["method"], scope["path"])
+                audited = (principal, routes[0]) if routes[0].may_change else None
+                access.check(principal, routes)
             if headers.get("content-encoding", "identity") != "identity":
                 message = "A compressed body is not accepted; send it without Content-Encoding."
                 raise AttuneError(message, code="unsupported_encoding", status=415)
             if body.announced > max_bytes:
                 raise too_large(max_bytes)
         except AttuneError as error:
-            await error_response(error)(scope, receive, send)
-            return
-        await self._app(scope, body.receive, send)
+            answer = error_response(error)
+        if audited is not None:  # refusals, too
+            answer = Audited(answer, parts, *audited)
+        await answer(scope, body.receive, send)
 
 
 def _max_bytes(scope: Scope, settings: Settings) -> int:
@@ -85,9 +100,12 @@ def bearer(headers: Headers) -> str:
     return key.strip()
 
 
-def authenticate(database: Database, key: str) -> Principal:
+def authenticate(
+    database: Database, key: str, project: str | None = None, organization: str | None = None
+) -> Principal:
+    """Whose key it is; looked up for every request, so that a revoked key is refused at once."""
     with database.read() as session:
-        principal, is_news = projects.authenticate(session, key)
+        principal, is_news = projects.authenticate(session, key, project=project, organization=organization)
     if is_news:
         with database.begin() as session:
             projects.seen(session, principal.key_id)

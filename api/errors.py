@@ -24,6 +24,15 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _SHOWN_INPUT = 60  # characters of a wrong value
 
 
+class NotAllowed(AttuneError):
+    """`allowed`: the methods to use instead."""
+
+    def __init__(self, method: str, path: str, allowed: str) -> None:
+        message = f"Not allowed: {method} {path[:200]}. Use {allowed}."
+        super().__init__(message, code="method_not_allowed", status=405)
+        self.allowed = allowed
+
+
 def envelope(error: AttuneError) -> dict[str, dict[str, str | None]]:
     return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
 
@@ -34,6 +43,8 @@ def error_response(error: AttuneError, headers: Mapping[str, str] | None = None)
         sent["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     elif error.status < 500 and error.status not in PASSING:
         sent["x-should-retry"] = "false"
+    if isinstance(error, NotAllowed):
+        sent["Allow"] = error.allowed
     if error.status == 401:
         sent["www-authenticate"] = "Bearer"
     return JSONResponse(envelope(error), status_code=error.status, headers=sent)
@@ -43,6 +54,10 @@ def internal_error(request_id: str) -> AttuneError:
     """What is shown of a bug: an id under which the log holds the rest."""
     message = f"The server had an error while processing your request; its log tells more under {request_id}."
     return AttuneError(message, code="internal_error", status=500, type="server_error")
+
+
+def unknown_url(method: str, path: str) -> AttuneError:
+    return AttuneError(f"Unknown request URL: {method} {path[:200]}.", code="unknown_url", status=404)
 
 
 def install(app: FastAPI) -> None:
@@ -67,13 +82,11 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
     cause = error.__cause__
     if isinstance(cause, AttuneError):  # FastAPI wraps what reading the body raised
         return error_response(cause)
-    where = f"{request.method} {request.url.path[:200]}"
     if error.status_code == 404:
-        found = AttuneError(f"Unknown request URL: {where}.", code="unknown_url", status=404)
+        found = unknown_url(request.method, request.url.path)
     elif error.status_code == 405:
         allowed = ", ".join(_methods(request))
-        found = AttuneError(f"Not allowed: {where}. Use {allowed}.", code="method_not_allowed", status=405)
-        return error_response(found, {"allow": allowed})
+        return error_response(NotAllowed(request.method, request.url.path, allowed), {"allow": allowed})
     elif error.status_code == 400 and cause is not None:
         found = AttuneError(f"We could not parse the JSON body of your request: {cause}", code="invalid_json")
     else:

@@ -80,4 +80,5 @@ class Janitor:
         removed = cleaning.sweep_finished_jobs(self._database, self._storage, 2 * self._settings.lease_s)
         removed += cleaning.remove_uploads(self._database, self._storage)
         removed += cleaning.remove_files(self._database, self._storage)
+        removed += cleaning.forget_audited(self._database, self._settings.audit_keep_days)
         return removed + cleaning.remove_models(self._database, self._storage)

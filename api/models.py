@@ -11,6 +11,7 @@ from api.wire import Deleted, Shown
 from core import catalog, published
 from core.errors import AttuneError
 from core.models import BaseModelRow, Model
+from core.projects import Principal
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 BASE_OWNER = "attune"
@@ -29,6 +30,7 @@ class ModelAttune(Shown):
     parameters: int | None = None  # of a base
     context_tokens: int | None = None
     licence: str | None = None
+    shared: bool = False  # by another project: to use, not to download or delete
     job: str | None = None
     step: int | None = None
     quantization: str | None = None
@@ -69,7 +71,9 @@ def show_base(row: BaseModelRow) -> ModelObject:
     )
 
 
-def show_model(row: Model, owner: str) -> ModelObject:
+def show_model(row: Model, owner: str, caller: Principal) -> ModelObject:
+    """`owner`: its slug. What leads to the owner's job and to the bytes is not shown to those it is shared with."""
+    is_own = row.project_id == caller.project_id
     return ModelObject(
         id=row.id,
         created=int(row.created_at),
@@ -78,13 +82,14 @@ def show_model(row: Model, owner: str) -> ModelObject:
             kind="checkpoint" if row.is_checkpoint else "fine_tuned",
             base_model=row.base_model,
             status="ready",
-            job=row.job_id,
+            shared=not is_own,
+            job=row.job_id if is_own else None,
             step=row.step,
             quantization=row.quantization,
             adapter_sha256=row.adapter_sha256,
             template_hash=row.template_hash,
-            zip_bytes=row.zip_bytes,
-            files=[ModelFile.model_validate(file) for file in row.files],
+            zip_bytes=row.zip_bytes if is_own else None,
+            files=[ModelFile.model_validate(file) for file in row.files] if is_own else None,
             proof=row.proof,
         ),
     )
@@ -93,9 +98,9 @@ def show_model(row: Model, owner: str) -> ModelObject:
 @router.get("")
 def list_models(caller: Caller, parts: Within) -> ModelList:
     with parts.database.read() as session:
-        own = published.listed(session, caller.project_id)
+        adapters = published.listed(session, caller.project_id)
         bases = catalog.list_usable(session)
-    shown = [show_model(row, caller.project_slug) for row in own]
+    shown = [show_model(row, owner, caller) for row, owner in adapters]
     return ModelList(data=shown + [show_base(row) for row in bases])
 
 
@@ -103,8 +108,10 @@ def list_models(caller: Caller, parts: Within) -> ModelList:
 @router.get("/{model:path}")
 def retrieve_model(model: str, caller: Caller, parts: Within) -> ModelObject:
     with parts.database.read() as session:
-        own = published.find(session, caller.project_id, model)
-        return show_model(own, caller.project_slug) if own else show_base(catalog.find(session, model))
+        row = published.find(session, caller.project_id, model)
+        if row is None:
+            return show_base(catalog.find(session, model))
+        return show_model(row, published.owner_slug(session, row), caller)
 
 
 @router.delete("/{model:path}")

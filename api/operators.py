@@ -1,18 +1,17 @@
-"""/v1/attune, for operators: projects and keys, base models, workers and servers. Everyone may see the catalog."""
+"""/v1/attune, for operators: projects, base models, workers and servers. Everyone may see the catalog."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import Field, HttpUrl, StringConstraints, TypeAdapter
 
-from api.job_object import seconds
 from api.parts import Caller, Operator, Within
 from api.wire import Deleted, ModelId, Name, Ours, Shown, Text
 from core import catalog, erase, projects, servers, workers
 from core.errors import AttuneError, NotFound
-from core.models import ApiKey, BaseModelRow, Project, Server, Worker
+from core.models import BaseModelRow, Project, Server, Worker
 
 router = APIRouter(prefix="/v1/attune", tags=["operators"])
 _URL = TypeAdapter(HttpUrl)
@@ -57,63 +56,6 @@ def erase_project(project_id: str, _: Operator, parts: Within) -> Deleted:
     """Removes every row and object of the project, for good. A 503 says that it goes on when called again."""
     erase.erase_project(parts.database, parts.storage, project_id)
     return Deleted(id=project_id, object="attune.project")
-
-
-class KeyCreate(Ours):
-    name: Name
-    project_id: Annotated[Text, StringConstraints(max_length=64)] | None = None  # None: the caller's
-    is_operator: Annotated[bool, Field(strict=True)] = False
-
-
-class KeyObject(Shown):
-    id: str
-    object: Literal["attune.key"] = "attune.key"
-    name: str
-    project_id: str
-    prefix: str
-    is_operator: bool
-    created_at: int
-    last_used_at: int | None
-    key: str | None = None  # only in the answer to its creation
-
-
-class KeyList(Shown):
-    object: Literal["list"] = "list"
-    data: list[KeyObject]
-
-
-def _show_key(row: ApiKey, key: str | None = None) -> KeyObject:
-    return KeyObject(
-        id=row.id,
-        name=row.name,
-        project_id=row.project_id,
-        prefix=row.prefix,
-        is_operator=row.is_operator,
-        created_at=int(row.created_at),
-        last_used_at=seconds(row.last_used_at),
-        key=key,
-    )
-
-
-@router.post("/keys")
-def create_key(body: KeyCreate, operator: Operator, parts: Within) -> KeyObject:
-    with parts.database.begin() as session:
-        project = projects.get(session, body.project_id or operator.project_id)
-        row, key = projects.create_key(session, project, body.name, is_operator=body.is_operator)
-    return _show_key(row, key)
-
-
-@router.get("/keys")
-def list_keys(_: Operator, parts: Within, project_id: Annotated[str | None, Query(max_length=64)] = None) -> KeyList:
-    with parts.database.read() as session:
-        return KeyList(data=[_show_key(row) for row in projects.keys(session, project_id)])
-
-
-@router.delete("/keys/{key_id}")
-def revoke_key(key_id: str, _: Operator, parts: Within) -> Deleted:
-    with parts.database.begin() as session:
-        projects.revoke_key(session, key_id)
-    return Deleted(id=key_id, object="attune.key")
 
 
 class BaseModelAdd(Ours):

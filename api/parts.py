@@ -38,6 +38,11 @@ class Parts:
             self.background.poke_workers()
 
 
+def concerns(request: Request, project_id: str) -> None:
+    """Say which project a call is about, for the audit log, where it is not the caller's own."""
+    request.state.concerned_project = project_id
+
+
 def parts_of(request: Request) -> Parts:
     return cast(Parts, request.app.state.parts)
 

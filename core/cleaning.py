@@ -8,11 +8,24 @@ from __future__ import annotations
 from sqlalchemy import delete, exists, or_, select, update
 
 from core.db import Database, db_now
-from core.models import TERMINAL, File, Job, Model, Project, Snapshot, Upload, UploadPart, UploadStatus
+from core.models import (
+    TERMINAL,
+    AuditEntry,
+    File,
+    Job,
+    Model,
+    Project,
+    Snapshot,
+    Upload,
+    UploadPart,
+    UploadStatus,
+)
 from core.storage import Storage
 from core.uploads import is_over, parts_prefix
 
 BATCH = 50
+AUDIT_BATCH = 5000
+DAY_S = 24 * 3600.0
 
 
 def sweep_finished_jobs(database: Database, storage: Storage, older_than_s: float) -> int:
@@ -103,6 +116,19 @@ def remove_uploads(database: Database, storage: Storage) -> int:
             session.execute(delete(UploadPart).where(UploadPart.upload_id == upload.id))
             session.execute(update(Upload).where(Upload.id == upload.id).values(swept_at=db_now()))
     return len(done)
+
+
+def forget_audited(database: Database, keep_days: int) -> int:
+    """Remove what was logged more than `keep_days` ago; returns how many rows."""
+    old = (
+        select(AuditEntry.id)
+        .where(AuditEntry.created_at < db_now() - keep_days * DAY_S)
+        .order_by(AuditEntry.created_at)
+        .limit(AUDIT_BATCH)
+    )
+    with database.begin() as session:
+        removed = session.execute(delete(AuditEntry).where(AuditEntry.id.in_(old)).returning(AuditEntry.id))
+        return len(removed.all())
 
 
 def sweep_unnamed_uploads(database: Database, storage: Storage, older_than_s: float) -> int:

@@ -1,17 +1,32 @@
 """Remove a project with everything it owns: keys, jobs, rows, objects. May be repeated until it is done.
 
+What stays is the audit log, which holds ids and routes and none of the project's data, until it is old.
+
 Its running jobs are stopped first: an attempt that goes on would store objects which no row names.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from core import jobs
 from core.db import Database, db_now
 from core.errors import AttuneError, NotFound, Unavailable
-from core.models import TERMINAL, ApiKey, Checkpoint, File, Job, JobEvent, Model, Project, Snapshot, Upload, UploadPart
+from core.models import (
+    TERMINAL,
+    ApiKey,
+    Checkpoint,
+    CheckpointPermission,
+    File,
+    Job,
+    JobEvent,
+    Model,
+    Project,
+    Snapshot,
+    Upload,
+    UploadPart,
+)
 from core.projects import DEFAULT
 from core.storage import Storage
 
@@ -36,6 +51,12 @@ def erase_project(database: Database, storage: Storage, project_id: str) -> int:
     removed = storage.delete_prefix(f"projects/{project_id}")
     with database.begin() as session:
         its_jobs = select(Job.id).where(Job.project_id == project_id)
+        its_models = select(Model.id).where(Model.project_id == project_id)
+        session.execute(
+            delete(CheckpointPermission).where(
+                or_(CheckpointPermission.project_id == project_id, CheckpointPermission.model_id.in_(its_models))
+            )
+        )
         for table in (JobEvent, Snapshot, Checkpoint):
             session.execute(delete(table).where(table.job_id.in_(its_jobs)))
         its_uploads = select(Upload.id).where(Upload.project_id == project_id)

@@ -1,7 +1,8 @@
 """What the database's roles lose again after a migration: default privileges gave them rows of every table.
 
 The roles are made by docker/postgres-init.sh; a database without them (SQLite, or one owner for all) is left alone.
-A worker authenticates nobody, so it sees no keys; neither side of the service writes the migrations' own table.
+A worker authenticates nobody, so it sees no keys; neither side of the service writes the migrations' own table, and
+nobody changes what was logged.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ _WRITING = "INSERT, UPDATE, DELETE"
 _TAKEN_BACK = {
     "api_keys": [("ALL", WORKER)],
     "projects": [(_WRITING, WORKER)],
+    "audit_log": [("UPDATE", WEB), ("ALL", WORKER)],
     "alembic_version": [(_WRITING, WEB), (_WRITING, WORKER)],
 }
 

@@ -46,6 +46,14 @@ def project_id() -> str:
     return "proj_" + random_text(24)
 
 
+def permission_id() -> str:
+    return "cp_" + random_text(24)
+
+
+def audit_id() -> str:
+    return "audit_" + random_text(24)
+
+
 def key_id() -> str:
     return "key_" + random_text(16)
 

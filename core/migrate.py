@@ -53,6 +53,35 @@ def create_triggers(connection: Connection) -> None:
     )
 
 
+def create_audit_triggers(connection: Connection) -> None:
+    """Make the triggers that let nobody change the audit log, nor remove what is younger than a day."""
+    young = "OLD.created_at > {now} - 86400"
+    if connection.dialect.name == "sqlite":
+        young = young.format(now="((julianday('now') - 2440587.5) * 86400.0)")
+        for name, event, condition in (("kept", "UPDATE", "TRUE"), ("lasts", "DELETE", young)):
+            connection.execute(
+                text(
+                    f"CREATE TRIGGER audit_log_{name} BEFORE {event} ON audit_log WHEN {condition} "
+                    "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+                )
+            )
+        return
+    young = young.format(now="EXTRACT(EPOCH FROM clock_timestamp())")
+    connection.execute(
+        text(
+            "CREATE OR REPLACE FUNCTION audit_log_is_append_only() RETURNS trigger AS $$ BEGIN "
+            "RAISE EXCEPTION 'the audit log is append-only' USING ERRCODE = 'check_violation'; END $$ LANGUAGE plpgsql"
+        )
+    )
+    for name, event, condition in (("kept", "UPDATE", "TRUE"), ("lasts", "DELETE", young)):
+        connection.execute(
+            text(
+                f"CREATE TRIGGER audit_log_{name} BEFORE {event} ON audit_log FOR EACH ROW "
+                f"WHEN ({condition}) EXECUTE FUNCTION audit_log_is_append_only()"
+            )
+        )
+
+
 def _config(connection: Connection) -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent.parent / "migrations"))

@@ -20,6 +20,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Text,
+    UniqueConstraint,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -96,6 +97,8 @@ class ApiKey(Base):
     created_at: Mapped[float] = mapped_column(default=db_now())
     revoked_at: Mapped[float | None]
     last_used_at: Mapped[float | None]
+    scopes: Mapped[list[Any]]  # core.projects.Scope; an operator's key may do everything
+    expires_at: Mapped[float | None]
 
 
 class File(Base):
@@ -345,3 +348,35 @@ class UploadPart(Base):
     bytes: Mapped[int]
     sha256: Mapped[str]
     created_at: Mapped[float] = mapped_column(default=db_now())
+
+
+class CheckpointPermission(Base):
+    """A model or checkpoint shared with another project: `project_id` may use it."""
+
+    __tablename__ = "checkpoint_permissions"
+    __table_args__ = (UniqueConstraint("model_id", "project_id"),)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    created_at: Mapped[float] = mapped_column(default=db_now())
+
+
+class AuditEntry(Base):
+    """Who called what. Rows are only added, and removed when they are old (core.migrate has the triggers).
+
+    No foreign keys: it outlives the keys and projects that it names.
+    """
+
+    __tablename__ = "audit_log"
+    __table_args__ = (Index(None, "project_id", "created_at", "id"), Index(None, "created_at", "id"))
+    id: Mapped[str] = mapped_column(primary_key=True)
+    created_at: Mapped[float] = mapped_column(default=db_now())
+    project_id: Mapped[str]
+    key_id: Mapped[str]
+    key_name: Mapped[str]
+    is_operator: Mapped[bool]
+    method: Mapped[str] = mapped_column(String(8))
+    route: Mapped[str]  # its pattern
+    object_id: Mapped[str | None]
+    status: Mapped[int] = mapped_column(Integer)  # of the answer; 499: the client had left
+    request_id: Mapped[str]

@@ -1,6 +1,7 @@
 """Tenants and what they authenticate with. The database holds hashes; a key is shown once, when it is made.
 
-A project's key sees its own project alone; an operator's key may also run the place (`Principal.is_operator`).
+A project's key sees its own project alone, and does what its scopes allow; an operator's key may do everything, in
+every project (`Principal.is_operator`).
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from core import ids
@@ -22,14 +24,41 @@ SHOWN = 15  # characters of a key that may be shown again: the mark "sk-attune-"
 SEEN_EVERY_S = 60.0  # `last_used_at` is no finer than this, so that reading does not become writing
 
 
+class Scope(StrEnum):
+    """What a key may do in its project. None of them contains another."""
+
+    READ = "read"  # look at everything, and download it
+    WRITE = "write"  # upload, train, delete
+    INFERENCE = "inference"  # ask models
+    ADMIN = "admin"  # manage the project's keys, share its models, read its audit log
+
+
+USUAL = (Scope.READ, Scope.WRITE, Scope.INFERENCE)  # of a key that is made without a word about scopes
+
+
 @dataclass(frozen=True)
 class Principal:
-    """Who is asking: a project, by one of its keys."""
+    """Who is asking: a project, by one of its keys; or an operator, in the project that the request names."""
 
     project_id: str
     project_slug: str
     key_id: str
     is_operator: bool
+    key_name: str
+    scopes: frozenset[Scope]
+
+    def managed(self, project_id: str | None = None) -> str | None:
+        """The project whose keys, shares and log are to be managed; None: all of them, which only operators may.
+
+        Raises NotFound for another's project, as for one that does not exist.
+        """
+        if not self.is_operator and project_id not in (None, self.project_id):
+            raise no_such_project(project_id)
+        return project_id if self.is_operator else self.project_id
+
+
+def no_such_project(project_id: str | None) -> NotFound:
+    return NotFound(f"No such project: {project_id}", code="project_not_found", param="project_id")
 
 
 def create(session: Session, name: str) -> Project:
@@ -55,7 +84,7 @@ def get(session: Session, project_id: str) -> Project:
     """Raises NotFound, also for a project that is being erased."""
     project = session.get(Project, project_id)
     if project is None or project.erased_at is not None:
-        raise NotFound(f"No such project: {project_id}", code="project_not_found", param="project_id")
+        raise no_such_project(project_id)
     return project
 
 
@@ -65,7 +94,15 @@ def first(session: Session) -> Project:
     return session.scalar(locked) or create(session, DEFAULT)
 
 
-def create_key(session: Session, project: Project, name: str, *, is_operator: bool = False) -> tuple[ApiKey, str]:
+def create_key(
+    session: Session,
+    project: Project,
+    name: str,
+    *,
+    is_operator: bool = False,
+    scopes: Sequence[Scope] = USUAL,
+    expires_in_s: float | None = None,
+) -> tuple[ApiKey, str]:
     """(the row, the key itself, which nothing can show again)."""
     key_id, key = ids.new_key()
     parts = ids.key_parts(key)
@@ -77,6 +114,8 @@ def create_key(session: Session, project: Project, name: str, *, is_operator: bo
         prefix=key[:SHOWN],
         secret_sha256=parts[1],
         is_operator=is_operator,
+        scopes=[scope for scope in Scope if is_operator or scope in scopes],
+        expires_at=None if expires_in_s is None else db_now() + expires_in_s,
     )
     session.add(row)
     session.flush()
@@ -84,36 +123,53 @@ def create_key(session: Session, project: Project, name: str, *, is_operator: bo
     return row, key
 
 
-def keys(session: Session, project_id: str | None = None) -> Sequence[ApiKey]:
-    """The keys in force, of one project or of all, newest first."""
+def keys(session: Session, project_id: str | None = None, *, with_operators: bool = True) -> Sequence[ApiKey]:
+    """The keys that are not revoked, of one project or of all, newest first."""
     query = select(ApiKey).where(ApiKey.revoked_at.is_(None))
     if project_id is not None:
         query = query.where(ApiKey.project_id == project_id)
+    if not with_operators:
+        query = query.where(~ApiKey.is_operator)
     return session.scalars(query.order_by(ApiKey.created_at.desc(), ApiKey.id)).all()
 
 
 def has_operator_key(session: Session, *, besides: str = "") -> bool:
-    """Is an operator's key in force (other than the key `besides`)?"""
-    query = select(ApiKey.id).where(ApiKey.is_operator, ApiKey.revoked_at.is_(None), ApiKey.id != besides)
+    """Is there an operator's key that lasts (other than the key `besides`)?"""
+    query = select(ApiKey.id).where(
+        ApiKey.is_operator, ApiKey.revoked_at.is_(None), ApiKey.expires_at.is_(None), ApiKey.id != besides
+    )
     return session.scalar(query.limit(1)) is not None
 
 
-def revoke_key(session: Session, key_id: str) -> None:
-    """End a key: its next request is refused. The last operator's key stays, or nobody could run the place."""
-    row = session.scalar(select(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None)).with_for_update())
+def revoke_key(session: Session, key_id: str, *, within: str | None = None) -> ApiKey:
+    """End a key: its next request is refused. The last operator's key stays, or nobody could run the place.
+
+    `within`: only a key of this project, and no operator's.
+    """
+    query = select(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
+    if within is not None:
+        query = query.where(ApiKey.project_id == within, ~ApiKey.is_operator)
+    row = session.scalar(query.with_for_update())
     if row is None:
         raise NotFound(f"No such key: {key_id}", code="key_not_found", param="key_id")
     if row.is_operator and not has_operator_key(session, besides=key_id):
         raise AttuneError(
-            f"{key_id} is the last operator's key. Make another one before you revoke it.",
+            f"{key_id} is the last operator's key that does not expire. Make another one before you revoke it.",
             code="last_operator_key",
             param="key_id",
         )
     session.execute(update(ApiKey).where(ApiKey.id == key_id).values(revoked_at=db_now()))
+    return row
 
 
-def authenticate(session: Session, key: str) -> tuple[Principal, bool]:
-    """(whose key it is, whether `seen` should be told of it). Raises the 401 of a key that is not in force."""
+def authenticate(
+    session: Session, key: str, *, project: str | None = None, organization: str | None = None
+) -> tuple[Principal, bool]:
+    """(whose key it is, whether `seen` should be told of it). Raises the 401 of a key that is not in force.
+
+    `project` and `organization`: the headers of those names, which have to mean the key's project (by its id or
+    slug). An operator's key acts in the project that they name.
+    """
     parts = ids.key_parts(key)
     if parts is None:  # junk: no look-up
         raise refused_key(key)
@@ -125,13 +181,38 @@ def authenticate(session: Session, key: str) -> tuple[Principal, bool]:
     if found is None or not hmac.compare_digest(found[0].secret_sha256, parts[1]):
         raise refused_key(key)
     row, slug, now = found
-    principal = Principal(row.project_id, slug, row.id, row.is_operator)
+    if row.expires_at is not None and row.expires_at <= now:
+        message = f"This API key ({row.prefix}…) has expired. Keys are made with `attune keys create`."
+        raise AttuneError(message, code="invalid_api_key", status=401)
+    project_id = row.project_id
+    if row.is_operator and (named := project or organization):
+        project_id, slug = _named(session, named)
+    for kind, given in (("project", project), ("organization", organization)):
+        if given and given not in (project_id, slug):
+            raise AttuneError(
+                f"OpenAI-{kind.capitalize()} header should match {kind} for API key. The key's is {project_id} "
+                f"('{slug}'): name that, or leave the header out.",
+                code=f"mismatched_{kind}",
+                status=401,
+            )
+    principal = Principal(project_id, slug, row.id, row.is_operator, row.name, frozenset(map(Scope, row.scopes)))
     return principal, row.last_used_at is None or now - row.last_used_at > SEEN_EVERY_S
 
 
+def _named(session: Session, name: str) -> tuple[str, str]:
+    """(id, slug) of the project that an operator wants to act in."""
+    query = select(Project.id, Project.slug).where(or_(Project.id == name, Project.slug == name))
+    found = session.execute(query.where(Project.erased_at.is_(None))).one_or_none()
+    if found is None:
+        message = "The OpenAI-Project or OpenAI-Organization header names no project of this place."
+        raise AttuneError(message, code="invalid_project", status=401)
+    return found[0], found[1]
+
+
 def seen(session: Session, key_id: str) -> None:
-    """Note that the key was used now."""
-    session.execute(update(ApiKey).where(ApiKey.id == key_id).values(last_used_at=db_now()))
+    """Note that the key was used now, unless another request has just done so."""
+    stale = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < db_now() - SEEN_EVERY_S)
+    session.execute(update(ApiKey).where(ApiKey.id == key_id, stale).values(last_used_at=db_now()))
 
 
 def refused_key(key: str) -> AttuneError:

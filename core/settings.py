@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     janitor_interval_s: float = 5.0
     operator_key_file: str = ""  # where the first operator key is left; empty: data_dir/operator-key
     log_level: str = "info"
+    audit_keep_days: int = Field(365, ge=1)  # then the janitor forgets who called what
 
     # Models
     models_dir: Path | None = None  # weights of base models; None: data_dir/models

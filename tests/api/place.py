@@ -125,11 +125,17 @@ class Place:
     def operator(self) -> httpx.Client:
         return self.client(self.operator_key)
 
-    def tenant(self, name: str = "tenant") -> Tenant:
+    def tenant(self, name: str = "tenant", **key: Any) -> Tenant:
+        """A new project; `key`: what its key is made with, such as scopes."""
         with self.operator as http:
             project = http.post("/v1/attune/projects", json={"name": name}).json()["id"]
-            key = http.post("/v1/attune/keys", json={"name": name, "project_id": project}).json()["key"]
-        return Tenant(self, project, key)
+        return Tenant(self, project, self.key(project, **key))
+
+    def key(self, project_id: str, **fields: Any) -> str:
+        with self.operator as http:
+            answer = http.post("/v1/attune/keys", json={"name": "made", "project_id": project_id, **fields})
+        assert answer.status_code == 200, answer.text
+        return answer.json()["key"]
 
     # What preparation and a worker would do
 

@@ -102,10 +102,21 @@ def test_a_key_is_made_used_and_revoked(service: Service) -> None:
     assert made["id"] in service.said("keys", "list")
     assert made["key"] not in service.said("keys", "list", "--json")
     assert service.said("jobs", "list", "--json", ATTUNE_API_KEY=made["key"]) == "[]"
-    assert "operator" in service.refused("keys", "list", ATTUNE_API_KEY=made["key"])
+    assert "Missing scopes: admin" in service.refused("keys", "list", ATTUNE_API_KEY=made["key"])
     service.said("keys", "revoke", made["id"])
     assert "Incorrect API key" in service.refused("jobs", "list", ATTUNE_API_KEY=made["key"])
     assert "No such key" in service.refused("keys", "revoke", made["id"])
+
+
+def test_a_key_has_scopes_and_an_end(service: Service) -> None:
+    scopes = ("--scope", "read", "--scope", "admin")
+    made = json.loads(service.said("keys", "create", "lead", *scopes, "--expires-in", "12h", "--json"))
+    assert made["scopes"] == ["read", "admin"]
+    assert abs(made["expires_at"] - made["created_at"] - 12 * 3600) <= 1
+    assert "read, admin" in service.said("keys", "list", ATTUNE_API_KEY=made["key"])
+    assert "Missing scopes: write" in service.refused("jobs", "cancel", "ftjob-x", ATTUNE_API_KEY=made["key"])
+    assert service.attune("keys", "create", "x", "--expires-in", "soon").exit_code == 2
+    service.said("keys", "revoke", made["id"], ATTUNE_API_KEY=made["key"])
 
 
 def test_a_key_is_printed_alone(service: Service, tmp_path: Path) -> None:

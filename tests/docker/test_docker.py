@@ -192,16 +192,19 @@ def test_roles_may_do_their_work_and_no_more(secrets_folder: Path) -> None:
         assert {"jobs", "api_keys"} <= set(tables)
         for role in ("web", "worker"):
             with psycopg.connect(url[role], autocommit=True) as connection:
-                for table in set(tables) - {"api_keys", "alembic_version"}:
+                for table in set(tables) - {"api_keys", "audit_log", "alembic_version"}:
                     connection.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(table)))
                 for forbidden in ("DROP TABLE jobs", "CREATE TABLE mine (id int)", "TRUNCATE jobs", "CREATE ROLE x"):
                     with pytest.raises(psycopg.errors.InsufficientPrivilege):
                         connection.execute(forbidden)
         with psycopg.connect(url["web"], autocommit=True) as web:
             web.execute("SELECT * FROM api_keys")
+            web.execute("SELECT * FROM audit_log")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                web.execute("UPDATE audit_log SET status = 200")
         with psycopg.connect(url["worker"], autocommit=True) as worker:
             worker.execute("UPDATE jobs SET attempt = attempt")
-            for forbidden in ("SELECT * FROM api_keys", "UPDATE projects SET name = ''"):
+            for forbidden in ("SELECT * FROM api_keys", "SELECT * FROM audit_log", "UPDATE projects SET name = ''"):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     worker.execute(forbidden)
 
