@@ -9,13 +9,14 @@ import httpx
 from anyio import to_thread
 from fastapi import FastAPI
 
-from api import attune, chat, errors, files, health, jobs, models, operators
+from api import attune, chat, errors, files, health, jobs, models, operators, webhooks
 from api.auth import Gate
 from api.background import create_background
 from api.body import Pace
 from api.edge import Edge
 from api.metrics import Requests
 from api.parts import Parts
+from api.webhook_sender import Sender
 from core import catalog
 from core.db import Database, open_database
 from core.logs import configure_logs
@@ -58,7 +59,7 @@ def create_app(settings: Settings, *, with_background: bool = True, pace: Pace |
         redirect_slashes=False,
     )
     errors.install(app)
-    for module in (health, files, jobs, models, chat, attune, operators):
+    for module in (health, files, jobs, models, chat, attune, operators, webhooks):
         app.include_router(module.router)
     app.add_middleware(Gate, pace=pace or Pace())
     app.add_middleware(Edge, requests=requests)  # the last added is the outermost
@@ -69,6 +70,7 @@ def _open(settings: Settings, requests: Requests, with_background: bool) -> Part
     database = open_database(settings.resolved_database_url)
     storage = open_storage(settings)
     _register_bases(database, settings)
+    sender = Sender(settings.webhook_allow)
     limits = httpx.Limits(max_connections=256, max_keepalive_connections=32)
     return Parts(
         settings=settings,
@@ -78,7 +80,8 @@ def _open(settings: Settings, requests: Requests, with_background: bool) -> Part
         http=httpx.AsyncClient(timeout=httpx.Timeout(GENERATION_S, connect=CONNECT_S), limits=limits, trust_env=False),
         serve_token=serve_token(settings),
         requests=requests,
-        background=create_background(settings, database, storage) if with_background else None,
+        sender=sender,
+        background=create_background(settings, database, storage, sender) if with_background else None,
     )
 
 

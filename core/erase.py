@@ -11,7 +11,20 @@ from sqlalchemy.orm import Session
 from core import jobs
 from core.db import Database, db_now
 from core.errors import AttuneError, NotFound, Unavailable
-from core.models import TERMINAL, ApiKey, Checkpoint, File, Job, JobEvent, Model, Project, Snapshot
+from core.models import (
+    TERMINAL,
+    ApiKey,
+    Checkpoint,
+    File,
+    Job,
+    JobEvent,
+    Model,
+    Project,
+    Snapshot,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEvent,
+)
 from core.projects import DEFAULT
 from core.storage import Storage
 
@@ -38,14 +51,14 @@ def erase_project(database: Database, storage: Storage, project_id: str) -> int:
         its_jobs = select(Job.id).where(Job.project_id == project_id)
         for table in (JobEvent, Snapshot, Checkpoint):
             session.execute(delete(table).where(table.job_id.in_(its_jobs)))
-        for table in (Model, Job, File, ApiKey):
+        for table in (WebhookDelivery, WebhookEndpoint, WebhookEvent, Model, Job, File, ApiKey):
             session.execute(delete(table).where(table.project_id == project_id))
         session.execute(delete(Project).where(Project.id == project_id))
     return removed
 
 
 def _close(session: Session, project_id: str) -> None:
-    """From here on no key of the project is accepted."""
+    """From here on no key of the project is accepted, and no webhook of it sent."""
     project = session.scalar(select(Project).where(Project.id == project_id).with_for_update())
     if project is None:
         raise NotFound(f"No such project: {project_id}", code="project_not_found", param="project_id")
@@ -53,6 +66,10 @@ def _close(session: Session, project_id: str) -> None:
         raise AttuneError("The project 'default' cannot be erased.", code="default_project", param="project_id")
     session.execute(update(Project).where(Project.id == project_id).values(erased_at=db_now()))
     session.execute(update(ApiKey).where(ApiKey.project_id == project_id).values(revoked_at=db_now()))
+    # no delivery is made any more, so that none stands in the way of removing its endpoint
+    session.execute(
+        update(WebhookEndpoint).where(WebhookEndpoint.project_id == project_id).values(disabled_at=db_now())
+    )
 
 
 def _stop_jobs(session: Session, project_id: str) -> int:

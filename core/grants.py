@@ -1,7 +1,8 @@
 """What the database's roles lose again after a migration: default privileges gave them rows of every table.
 
 The roles are made by docker/postgres-init.sh; a database without them (SQLite, or one owner for all) is left alone.
-A worker authenticates nobody, so it sees no keys; neither side of the service writes the migrations' own table.
+A worker authenticates nobody and delivers nothing, so it sees neither keys nor webhooks' secrets; neither side of
+the service writes the migrations' own table.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ _WRITING = "INSERT, UPDATE, DELETE"
 _TAKEN_BACK = {
     "api_keys": [("ALL", WORKER)],
     "projects": [(_WRITING, WORKER)],
+    "webhook_endpoints": [("ALL", WORKER)],
+    "webhook_deliveries": [("ALL", WORKER)],
     "alembic_version": [(_WRITING, WEB), (_WRITING, WORKER)],
 }
 

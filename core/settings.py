@@ -56,6 +56,7 @@ class Settings(BaseSettings):
     janitor_interval_s: float = 5.0
     operator_key_file: str = ""  # where the first operator key is left; empty: data_dir/operator-key
     log_level: str = "info"
+    webhook_allow: str = ""  # names, addresses and networks inside that webhooks may reach; comma separated
 
     # Models
     models_dir: Path | None = None  # weights of base models; None: data_dir/models
