@@ -33,9 +33,10 @@ MALFORMED = [
     "http://", "http:///x", "http://user@example.com/", "http://user:pass@example.com/", "http://example.com:22/",
     "http://example.com:6379/", "https://example.com:0/", "http://example.com:99999/", "http://example.com:x/",
     "http://2130706433/", "http://0177.0.0.1/", "http://0x7f.1/", "http://0x7f000001/", "http://127.1/", "http://1/",
-    "http://127.0.0.1.1/", "http://exämple.com/", "http://ⓔxample.com/", "http://example.com/ x", "http://ex ample.com/",
-    "http://example.com\\@127.0.0.1/", "http://example.com/\r\nX: y", "http://example.com/\x00", "http://-a.com/",
-    "http://a..b/", "http://example.com/#x", "http://[::1/", "http://[fe80::1%25eth0]/", "http://a_" + "b" * 63 + ".c/",
+    "http://127.0.0.1.1/", "http://exämple.com/", "http://ⓔxample.com/", "http://example.com/ x",
+    "http://ex ample.com/", "http://example.com\\@127.0.0.1/", "http://example.com/\r\nX: y", "http://example.com/\x00",
+    "http://-a.com/", "http://a..b/", "http://example.com/#x",
+    "http://[::1/", "http://[fe80::1%25eth0]/", "http://a_" + "b" * 63 + ".c/",
     "http://example.com/" + "x" * 2048,
 ]  # fmt: skip
 
@@ -47,7 +48,10 @@ def test_what_is_no_receiver_is_refused_by_its_form(url: str) -> None:
     assert refused.value.code in ("invalid_webhook_url", "webhook_address_refused")
 
 
-@pytest.mark.parametrize("url", ["https://example.com/h?a=b", "http://xn--exmple-cua.com", "https://8.8.8.8/", "https://[2606:4700::1111]/x"])  # fmt: skip
+PUBLIC = ["https://example.com/h?a=b", "http://xn--exmple-cua.com", "https://8.8.8.8/", "https://[2606:4700::1111]/x"]
+
+
+@pytest.mark.parametrize("url", PUBLIC)
 def test_the_internet_is_accepted(url: str) -> None:
     target = receivers.parse(url, NONE)
     assert target.port == (443 if url.startswith("https") else 80)
