@@ -77,8 +77,6 @@ class CreateJob(BaseModel):
                     f"'{name}' is written by the server; leave it out.", code="read_only_parameter", param=name
                 )
         warnings = [f"ignored field {_shown(name)}" for name in unknown[:MAX_WARNINGS]]
-        if self.integrations:
-            warnings.append("ignored field 'integrations': metrics stay in the job's events and its result file")
         ours = self.attune or AttuneChoices()
         fine = {name: getattr(ours, name) for name in FineChoices.model_fields}
         return Wanted(

@@ -183,6 +183,7 @@ class Job(Base):
     result_files: Mapped[list[Any]] = mapped_column(default=list)
     swept_at: Mapped[float | None]  # when the leftovers of a finished job were removed from storage
     log_keys: Mapped[list[Any]] = mapped_column(default=list)  # engine logs of ended attempts, oldest first
+    integrations: Mapped[list[Any] | None]  # as asked for, with the entity and run id that each became
 
 
 class JobEvent(Base):

@@ -1,10 +1,12 @@
-"""webhooks: the outbox, its receivers, and the log of deliveries"""
+"""webhooks: the outbox, its receivers, and the log of deliveries; and what integrations became"""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
+
+from core.migrate import create_triggers
 
 JSON_ = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
@@ -15,6 +17,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    op.add_column("jobs", sa.Column("integrations", JSON_, nullable=True))
     op.create_table(
         "webhook_endpoints",
         sa.Column("id", sa.Text(), nullable=False),
@@ -109,3 +112,6 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_webhook_endpoints_project_id_created_at_id"))
 
     op.drop_table("webhook_endpoints")
+    with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.drop_column("integrations")
+    create_triggers(op.get_bind())
