@@ -24,6 +24,7 @@ from api import (
     operators,
     permissions,
     uploads,
+    webhooks,
 )
 from api.auth import Gate
 from api.background import create_background
@@ -31,6 +32,7 @@ from api.body import Pace
 from api.edge import Edge
 from api.metrics import Requests
 from api.parts import Parts
+from api.webhook_sender import Sender
 from core import catalog
 from core.db import Database, open_database
 from core.logs import configure_logs
@@ -75,7 +77,7 @@ def create_app(settings: Settings, *, with_background: bool = True, pace: Pace |
     )
     errors.install(app)
     openapi.install(app)
-    for module in (health, files, uploads, jobs, permissions, models, chat, attune, keys, audit, operators):
+    for module in (health, files, uploads, jobs, permissions, models, chat, attune, keys, audit, operators, webhooks):
         app.include_router(module.router)
     app.include_router(docs.router)
     app.add_middleware(Gate, pace=pace or Pace())
@@ -87,6 +89,7 @@ def _open(settings: Settings, requests: Requests, with_background: bool) -> Part
     database = open_database(settings.resolved_database_url)
     storage = open_storage(settings)
     _register_bases(database, settings)
+    sender = Sender(settings.webhook_allow)
     limits = httpx.Limits(max_connections=256, max_keepalive_connections=32)
     return Parts(
         settings=settings,
@@ -96,7 +99,8 @@ def _open(settings: Settings, requests: Requests, with_background: bool) -> Part
         http=httpx.AsyncClient(timeout=httpx.Timeout(GENERATION_S, connect=CONNECT_S), limits=limits, trust_env=False),
         serve_token=serve_token(settings),
         requests=requests,
-        background=create_background(settings, database, storage) if with_background else None,
+        sender=sender,
+        background=create_background(settings, database, storage, sender) if with_background else None,
     )
 
 

@@ -169,7 +169,7 @@ def show_job(job: Job) -> JobObject:
         validation_file=job.validation_file,
         seed=job.seed,
         estimated_finish=seconds(job.estimated_finish) if job.status == JobStatus.RUNNING else None,
-        integrations=job.request.get("integrations"),
+        integrations=job.integrations or job.request.get("integrations"),
         metadata=job.user_metadata,
         method=method,
         user_provided_suffix=job.suffix,

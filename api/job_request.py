@@ -101,8 +101,6 @@ class CreateJob(BaseModel):
                     f"'{name}' is written by the server; leave it out.", code="read_only_parameter", param=name
                 )
         warnings = [f"ignored field {_shown(name)}" for name in unknown[:MAX_WARNINGS]]
-        if self.integrations:
-            warnings.append("ignored field 'integrations': metrics stay in the job's events and its result file")
         ours = self.attune or AttuneChoices()
         method, newer = self.method.chosen() if self.method else (Method.SUPERVISED, None)
         fine = {name: getattr(ours, name) for name in FineChoices.model_fields}

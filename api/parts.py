@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from api.background import Background
 from api.metrics import Requests
+from api.webhook_sender import Sender
 from core.db import Database
 from core.errors import AttuneError
 from core.projects import Principal
@@ -25,6 +26,7 @@ class Parts:
     http: httpx.AsyncClient  # to the generation servers
     serve_token: str  # what our own servers ask for
     requests: Requests
+    sender: Sender  # of webhooks
     background: Background | None  # None: this process answers requests and does nothing beside them
 
     def poke(self) -> None:
@@ -36,6 +38,11 @@ class Parts:
         """A job was queued: have a worker look."""
         if self.background is not None:
             self.background.poke_workers()
+
+    def poke_webhooks(self) -> None:
+        """A delivery is due now."""
+        if self.background is not None:
+            self.background.poke_webhooks()
 
 
 def concerns(request: Request, project_id: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Update, case, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
+from core import outbox
 from core.db import db_now
 from core.jobs import NewEvent, add_events, move
 from core.models import Checkpoint, File, Job, JobEvent, JobStatus, Model, Snapshot
@@ -128,6 +129,8 @@ def _claim(
     if job is None:
         return None
     add_events(session, job.id, job.event_seq, events)
+    if target != source:
+        outbox.status_moved(session, job)
     return Claim(job, job.attempt)
 
 
@@ -241,6 +244,7 @@ def add_checkpoint(session: Session, claim: Claim, model: Model, checkpoint: Che
     session.flush()
     session.add(checkpoint)
     session.flush()
+    outbox.checkpoint_created(session, claim.job_id, checkpoint.id, model.id)
     newest_first = session.scalars(
         select(Model)
         .where(Model.job_id == claim.job_id, Model.is_checkpoint, Model.deleted_at.is_(None))

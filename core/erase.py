@@ -26,6 +26,9 @@ from core.models import (
     Snapshot,
     Upload,
     UploadPart,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEvent,
 )
 from core.projects import DEFAULT
 from core.storage import Storage
@@ -61,14 +64,14 @@ def erase_project(database: Database, storage: Storage, project_id: str) -> int:
             session.execute(delete(table).where(table.job_id.in_(its_jobs)))
         its_uploads = select(Upload.id).where(Upload.project_id == project_id)
         session.execute(delete(UploadPart).where(UploadPart.upload_id.in_(its_uploads)))
-        for table in (Model, Job, File, Upload, ApiKey):
+        for table in (WebhookDelivery, WebhookEndpoint, WebhookEvent, Model, Job, File, Upload, ApiKey):
             session.execute(delete(table).where(table.project_id == project_id))
         session.execute(delete(Project).where(Project.id == project_id))
     return removed
 
 
 def _close(session: Session, project_id: str) -> None:
-    """From here on no key of the project is accepted."""
+    """From here on no key of the project is accepted, and no webhook of it sent."""
     project = session.scalar(select(Project).where(Project.id == project_id).with_for_update())
     if project is None:
         raise NotFound(f"No such project: {project_id}", code="project_not_found", param="project_id")
@@ -76,6 +79,10 @@ def _close(session: Session, project_id: str) -> None:
         raise AttuneError("The project 'default' cannot be erased.", code="default_project", param="project_id")
     session.execute(update(Project).where(Project.id == project_id).values(erased_at=db_now()))
     session.execute(update(ApiKey).where(ApiKey.project_id == project_id).values(revoked_at=db_now()))
+    # no delivery is made any more, so that none stands in the way of removing its endpoint
+    session.execute(
+        update(WebhookEndpoint).where(WebhookEndpoint.project_id == project_id).values(disabled_at=db_now())
+    )
 
 
 def _stop_jobs(session: Session, project_id: str) -> int:

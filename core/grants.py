@@ -1,8 +1,8 @@
 """What the database's roles lose again after a migration: default privileges gave them rows of every table.
 
 The roles are made by docker/postgres-init.sh; a database without them (SQLite, or one owner for all) is left alone.
-A worker authenticates nobody, so it sees no keys; neither side of the service writes the migrations' own table, and
-nobody changes what was logged.
+A worker authenticates nobody and delivers nothing, so it sees neither keys nor webhooks' secrets; neither side of
+the service writes the migrations' own table, and nobody changes what was logged.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ _TAKEN_BACK = {
     "api_keys": [("ALL", WORKER)],
     "projects": [(_WRITING, WORKER)],
     "audit_log": [("UPDATE", WEB), ("ALL", WORKER)],
+    "webhook_endpoints": [("ALL", WORKER)],
+    "webhook_deliveries": [("ALL", WORKER)],
     "alembic_version": [(_WRITING, WEB), (_WRITING, WORKER)],
 }
 

@@ -82,3 +82,15 @@ def key_parts(key: str) -> tuple[str, str] | None:
     if match is None or f"{zlib.crc32(match[1].encode()):08x}" != match[3]:
         return None
     return "key_" + match[2], hashlib.sha256(key.encode()).hexdigest()
+
+
+def webhook_endpoint_id() -> str:
+    return "we_" + random_text(24)
+
+
+def webhook_event_id() -> str:
+    return "evt_" + random_text(24)
+
+
+def webhook_delivery_id() -> str:
+    return "whd_" + random_text(24)

@@ -1,7 +1,7 @@
 """The life of a job: one function for each edge of `core.models.TRANSITIONS` that a user or preparation takes.
 
-An edge is one compare-and-set UPDATE and one event row in the caller's transaction. What a worker does under
-its claim is in `core.claims`.
+An edge is one compare-and-set UPDATE, its event rows and its outbox row, in the caller's transaction. What a
+worker does under its claim is in `core.claims`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from core import ids
+from core import ids, outbox
 from core.db import db_now
 from core.errors import AttuneError, NotFound
 from core.models import TRANSITIONS, File, Job, JobEvent, JobStatus
@@ -124,6 +124,7 @@ def move(
     job = session.scalars(statement).one_or_none()
     if job is not None:
         add_events(session, job_id, job.event_seq, events)
+        outbox.status_moved(session, job)
     return job
 
 

@@ -23,6 +23,7 @@ from core.protocol import (
 from worker.attempt import Attempt, LeaseLost, StopReason
 from worker.engine_process import EngineDied, EngineProcess
 from worker.outcome import keep_snapshot, publish_checkpoint, publish_final
+from worker.tracking import Tracking
 
 FLUSH_S = 0.5  # metrics are written at most this often
 STOP_TIMEOUT_S = 60.0  # an engine asked to stop by a user has this long to save its snapshot
@@ -42,6 +43,7 @@ class JobRun:
         self._known_losses: dict[int, float] = {}  # of steps that a resumed run repeats
         self._asked_to_stop: StopReason | None = None
         self._asked_at = 0.0
+        self._tracking = Tracking(attempt)
 
     def train(self) -> None:
         """Until the job has left this worker. Raises EngineDied when the engine is gone, LeaseLost with the lease."""
@@ -62,6 +64,8 @@ class JobRun:
             if attempt.holding.lost.is_set():  # which is why the engine was killed
                 raise LeaseLost from None
             raise
+        finally:
+            self._tracking.abandon()
 
     def _heed(self) -> None:
         """Ask the engine to stop when the user, the clock or the worker's end wants it; then insist."""
@@ -91,6 +95,7 @@ class JobRun:
             case Message():
                 self._attempt.tell(report.message, level=report.level, **report.data)
             case Trained():
+                self._tracking.finish()
                 publish_final(self._attempt, report, self._template_hash, self._engine)
             case Stopped() if self._asked_to_stop is not None:
                 self._attempt.stop(self._asked_to_stop)
@@ -123,6 +128,7 @@ class JobRun:
             )
 
         attempt.write(write)
+        self._tracking.start()
 
     def _flush(self) -> None:
         """Write the steps since the last flush as metric events; repeated steps are compared, not written again."""
@@ -133,6 +139,7 @@ class JobRun:
         for step in steps:
             if step.step > self._reported_step:
                 events.append(_metrics_event(step))
+                self._tracking.step(step)
             elif (known := self._known_losses.get(step.step)) is not None and known != step.train_loss:
                 text = f"Step {step.step}, repeated after a resume, gave {step.train_loss!r} instead of {known!r}"
                 events.append(NewEvent(text, level="warn"))
@@ -149,6 +156,7 @@ class JobRun:
                 seconds_left=seconds_left,
             )
         )
+        self._tracking.look()
         self._flushed_at = time.monotonic()
 
 

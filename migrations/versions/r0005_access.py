@@ -11,7 +11,7 @@ from core.migrate import create_audit_triggers
 JSON_ = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
 revision = "0005"
-down_revision = "0002"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 

@@ -14,7 +14,11 @@ from tests.api.place import Place, Tenant, place
 @pytest.fixture(scope="session", params=["embedded", "distributed"])
 def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """SQLite and a folder, or Postgres and S3."""
-    values: dict[str, object] = {"data_dir": tmp_path_factory.mktemp(request.param), "log_level": "warning"}
+    values: dict[str, object] = {
+        "data_dir": tmp_path_factory.mktemp(request.param),
+        "log_level": "warning",
+        "webhook_allow": "127.0.0.1",
+    }
     if request.param == "distributed":
         postgres: services.Postgres = request.getfixturevalue("postgres_server")
         s3: services.S3 = request.getfixturevalue("s3_server")

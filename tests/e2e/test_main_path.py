@@ -6,6 +6,7 @@ One service and one base for the whole module; the official client does all that
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import json
 import random
@@ -30,7 +31,12 @@ ANSWERS = ("the customer asks", "send it to Berlin", "three blue shirts", "today
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     base = make_base(tmp_path_factory.mktemp("base") / BASE)
-    environment = {"ATTUNE_SNAPSHOT_INTERVAL_S": "1", "ATTUNE_BEAT_S": "1", "ATTUNE_LEASE_S": "10"}
+    environment = {
+        "ATTUNE_SNAPSHOT_INTERVAL_S": "1",
+        "ATTUNE_BEAT_S": "1",
+        "ATTUNE_LEASE_S": "10",
+        "WANDB_MODE": "offline",
+    }
     with live_service(tmp_path_factory.mktemp("data"), base, environment) as service:
         service.wait_for_worker()
         yield service
@@ -249,3 +255,32 @@ def test_the_web_process_is_light(live: Live) -> None:
     assert "libtorch" not in maps
     worker = live.processes("worker.app")[0]
     assert worker.memory_info().rss < 300 * 2**20
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
+def test_c39_wandb_is_fed_and_echoed_and_a_broken_one_costs_a_warning(
+    live: Live, client: OpenAI, training_file: str
+) -> None:
+    job = client.fine_tuning.jobs.create(
+        model=BASE,
+        training_file=training_file,
+        hyperparameters={"n_epochs": 1},
+        integrations=[
+            {"type": "wandb", "wandb": {"project": "no/such/name"}},
+            {"type": "wandb", "wandb": {"project": "support", "entity": "team", "tags": ["blue"]}},
+        ],
+        extra_body={"attune": QUICK},
+    )
+    ended = wait_until_ended(client, job.id)
+    assert ended.status == "succeeded", ended.error
+    assert ended.integrations is not None
+    broken, good = ended.integrations
+    assert good.wandb.to_dict() == {
+        "project": "support", "entity": "team", "name": None, "tags": ["blue"], "run_id": f"{job.id}-1",
+    }  # fmt: skip
+    assert "run_id" not in broken.wandb.to_dict()
+    events = client.fine_tuning.jobs.list_events(job.id, limit=100).data
+    assert [event.level for event in events if "The integration wandb failed" in event.message] == ["warn"]
+    assert [event.level for event in events if "Metrics go to Weights & Biases" in event.message] == ["info"]
+    [run] = (live.data / "wandb").glob(f"offline-run-*-{job.id}-1/*.wandb")
+    assert b"train_loss" in run.read_bytes()

@@ -1,0 +1,164 @@
+"""One signed request to a receiver: to an address that was judged, without redirects, within 15 seconds in all.
+
+Of the answer the status counts; its body is read to 64 kB, so that the receiver is not cut off, and forgotten:
+shown to the tenant, it would make this a window into what the web side can reach.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any
+
+import httpcore
+import httpx
+
+from core import receivers, signatures
+from core.errors import AttuneError
+from core.receivers import Allowed, Target
+from core.webhook_queue import Outcome
+
+TIMEOUT_S = 15.0
+SAMPLES = 4  # test sends at once
+ANSWER_BYTES = 64 * 1024
+_SHOWN_ERROR = 200  # characters
+
+
+class Sender:
+    """Shared by threads. `allow`: the operator's list of inside receivers."""
+
+    def __init__(self, allow: str, *, timeout_s: float = TIMEOUT_S) -> None:
+        self.allowed = Allowed(allow)
+        self._timeout_s = timeout_s
+        self._making = threading.Lock()
+        self._samples = threading.BoundedSemaphore(SAMPLES)
+
+    def send(self, url: str, keys: Sequence[str], message_id: str, body: bytes) -> Outcome:
+        """Sign `body` with every key and post it. Never raises: what went wrong is the outcome's error."""
+        at = time.time()
+        started = time.monotonic()
+        status_code, error = None, None
+        try:
+            target = receivers.parse(url, self.allowed)
+            addresses = receivers.resolve(target, self.allowed)
+            headers = {
+                **signatures.headers(keys, message_id, int(at), body),
+                "content-type": "application/json",
+                "user-agent": "Attune-Webhooks/1",
+                "connection": "close",
+            }
+            status_code = self._post(target, addresses, headers, body, started + self._timeout_s)
+        except AttuneError as refused:
+            error = refused.message
+        except (httpcore.TimeoutException, TimeoutError):
+            error = f"No answer within {self._timeout_s:g} s."
+        except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as broken:
+            error = f"The connection failed: {type(broken).__name__} {broken}"[:_SHOWN_ERROR]
+        else:
+            if 300 <= status_code < 400:
+                error = f"It answered {status_code}; redirects are not followed."
+        return Outcome(at, time.monotonic() - started, status_code, error)
+
+    def send_sample(self, url: str, keys: Sequence[str], message_id: str, body: bytes) -> Outcome:
+        """`send`, for a request that waits for it. Raises the 429 when many do: they hold the web side's threads."""
+        if not self._samples.acquire(blocking=False):
+            message = "Too many tests of webhooks are being sent; try again in a few seconds."
+            raise AttuneError(message, code="rate_limit_exceeded", status=429, retry_after_s=5.0)
+        try:
+            return self.send(url, keys, message_id, body)
+        finally:
+            self._samples.release()
+
+    def _post(self, target: Target, addresses: list[str], headers: dict[str, str], body: bytes, deadline: float) -> int:
+        default = receivers.PORTS[target.scheme]
+        host = f"[{target.host}]" if ":" in target.host else target.host
+        headers["host"] = host if target.port == default else f"{host}:{target.port}"
+        url = httpcore.URL(
+            scheme=target.scheme.encode(), host=target.host.encode(), port=target.port, target=target.path.encode()
+        )
+        secure = self._tls if target.scheme == "https" else None
+        with (
+            httpcore.ConnectionPool(ssl_context=secure, network_backend=_Pinned(addresses, deadline)) as pool,
+            pool.stream(b"POST", url, headers=list(headers.items()), content=body) as answer,
+        ):
+            _read(answer)
+            return answer.status
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        with self._making:  # reading the authorities takes 20 ms; SSL_CERT_FILE adds those of a house of its own
+            return httpx.create_ssl_context()
+
+
+def _read(answer: httpcore.Response) -> None:
+    taken = 0
+    try:
+        for piece in answer.iter_stream():
+            taken += len(piece)
+            if taken > ANSWER_BYTES:
+                return
+    except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError):
+        return  # the status has arrived, and it is what counts
+
+
+class _Pinned(httpcore.NetworkBackend):
+    """Connects to the given addresses whatever the host is called, and lets nothing outlast the deadline."""
+
+    def __init__(self, addresses: list[str], deadline: float) -> None:
+        self._addresses = addresses
+        self._deadline = deadline
+        self._sockets = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        failed: Exception | None = None
+        for number, address in enumerate(self._addresses):
+            # an address that does not answer leaves time for the others
+            share_s = _left(self._deadline) / (len(self._addresses) - number)
+            try:
+                return _Timed(self._sockets.connect_tcp(address, port, share_s), self._deadline)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failed = error
+        assert failed is not None
+        raise failed
+
+
+class _Timed(httpcore.NetworkStream):
+    """A stream whose every wait ends at one deadline: a receiver that sends a byte a second gains nothing by it."""
+
+    def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
+        self._stream = stream
+        self._deadline = deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _left(self._deadline))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, _left(self._deadline))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        return _Timed(self._stream.start_tls(ssl_context, server_hostname, _left(self._deadline)), self._deadline)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise httpcore.ReadTimeout("the time for this request is over")
+    return left
