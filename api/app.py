@@ -9,16 +9,21 @@ import httpx
 from anyio import to_thread
 from fastapi import FastAPI
 
-from api import attune, chat, errors, files, health, jobs, models, operators
+from api import attune, chat, errors, files, health, jobs, models, operators, quotas, stream
 from api.auth import Gate
 from api.background import create_background
 from api.body import Pace
 from api.edge import Edge
+from api.listeners import Listeners
 from api.metrics import Requests
 from api.parts import Parts
+from api.rate_limit import RateLimit
+from api.replay import Replay
+from api.unchanged import Unchanged
 from core import catalog
 from core.db import Database, open_database
 from core.logs import configure_logs
+from core.rates import Rates
 from core.serve_token import serve_token
 from core.settings import Settings, load_settings
 from core.storage import open_storage
@@ -46,7 +51,9 @@ def create_app(settings: Settings, *, with_background: bool = True, pace: Pace |
         finally:
             if parts.background is not None:
                 await to_thread.run_sync(parts.background.stop)
+            parts.listeners.close()
             await parts.http.aclose()
+            await parts.rates.close()
             parts.database.close()
 
     app = FastAPI(
@@ -58,8 +65,10 @@ def create_app(settings: Settings, *, with_background: bool = True, pace: Pace |
         redirect_slashes=False,
     )
     errors.install(app)
-    for module in (health, files, jobs, models, chat, attune, operators):
+    for module in (health, files, jobs, models, chat, attune, operators, quotas, stream):
         app.include_router(module.router)
+    for layer in (Unchanged, Replay, RateLimit):
+        app.add_middleware(layer)
     app.add_middleware(Gate, pace=pace or Pace())
     app.add_middleware(Edge, requests=requests)  # the last added is the outermost
     return app
@@ -78,6 +87,8 @@ def _open(settings: Settings, requests: Requests, with_background: bool) -> Part
         http=httpx.AsyncClient(timeout=httpx.Timeout(GENERATION_S, connect=CONNECT_S), limits=limits, trust_env=False),
         serve_token=serve_token(settings),
         requests=requests,
+        rates=Rates(settings.resolved_broker_url),
+        listeners=Listeners(database),
         background=create_background(settings, database, storage) if with_background else None,
     )
 

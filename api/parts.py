@@ -9,10 +9,12 @@ import httpx
 from fastapi import Depends, Request
 
 from api.background import Background
+from api.listeners import Listeners
 from api.metrics import Requests
 from core.db import Database
 from core.errors import AttuneError
 from core.projects import Principal
+from core.rates import Rates
 from core.settings import Settings
 from core.storage import Storage
 
@@ -25,6 +27,8 @@ class Parts:
     http: httpx.AsyncClient  # to the generation servers
     serve_token: str  # what our own servers ask for
     requests: Requests
+    rates: Rates
+    listeners: Listeners
     background: Background | None  # None: this process answers requests and does nothing beside them
 
     def poke(self) -> None:

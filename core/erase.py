@@ -11,7 +11,19 @@ from sqlalchemy.orm import Session
 from core import jobs
 from core.db import Database, db_now
 from core.errors import AttuneError, NotFound, Unavailable
-from core.models import TERMINAL, ApiKey, Checkpoint, File, Job, JobEvent, Model, Project, Snapshot
+from core.models import (
+    TERMINAL,
+    ApiKey,
+    Checkpoint,
+    File,
+    Job,
+    JobEvent,
+    JobRequest,
+    KeptAnswer,
+    Model,
+    Project,
+    Snapshot,
+)
 from core.projects import DEFAULT
 from core.storage import Storage
 
@@ -36,8 +48,10 @@ def erase_project(database: Database, storage: Storage, project_id: str) -> int:
     removed = storage.delete_prefix(f"projects/{project_id}")
     with database.begin() as session:
         its_jobs = select(Job.id).where(Job.project_id == project_id)
-        for table in (JobEvent, Snapshot, Checkpoint):
+        for table in (JobEvent, Snapshot, Checkpoint, JobRequest):
             session.execute(delete(table).where(table.job_id.in_(its_jobs)))
+        its_keys = select(ApiKey.id).where(ApiKey.project_id == project_id)
+        session.execute(delete(KeptAnswer).where(KeptAnswer.key_id.in_(its_keys)))
         for table in (Model, Job, File, ApiKey):
             session.execute(delete(table).where(table.project_id == project_id))
         session.execute(delete(Project).where(Project.id == project_id))

@@ -15,6 +15,7 @@ _WRITING = "INSERT, UPDATE, DELETE"
 # table -> [(right, role)]
 _TAKEN_BACK = {
     "api_keys": [("ALL", WORKER)],
+    "kept_answers": [("ALL", WORKER)],
     "projects": [(_WRITING, WORKER)],
     "alembic_version": [(_WRITING, WEB), (_WRITING, WORKER)],
 }

@@ -30,6 +30,7 @@ class Principal:
     project_slug: str
     key_id: str
     is_operator: bool
+    max_requests_per_minute: int | None = None  # of the project; None: unlimited
 
 
 def create(session: Session, name: str) -> Project:
@@ -57,6 +58,14 @@ def get(session: Session, project_id: str) -> Project:
     if project is None or project.erased_at is not None:
         raise NotFound(f"No such project: {project_id}", code="project_not_found", param="project_id")
     return project
+
+
+def lock(session: Session, project_id: str) -> Project:
+    """The project, with one transaction at a time: what is counted in it stays true until it ends."""
+    locked = select(Project).where(Project.id == project_id).with_for_update(key_share=True)
+    if session.scalar(locked) is None:
+        raise NotFound(f"No such project: {project_id}", code="project_not_found", param="project_id")
+    return get(session, project_id)
 
 
 def first(session: Session) -> Project:
@@ -118,14 +127,14 @@ def authenticate(session: Session, key: str) -> tuple[Principal, bool]:
     if parts is None:  # junk: no look-up
         raise refused_key(key)
     found = session.execute(
-        select(ApiKey, Project.slug, db_now())
+        select(ApiKey, Project.slug, Project.max_requests_per_minute, db_now())
         .join(Project, Project.id == ApiKey.project_id)
         .where(ApiKey.id == parts[0], ApiKey.revoked_at.is_(None), Project.erased_at.is_(None))
     ).one_or_none()
     if found is None or not hmac.compare_digest(found[0].secret_sha256, parts[1]):
         raise refused_key(key)
-    row, slug, now = found
-    principal = Principal(row.project_id, slug, row.id, row.is_operator)
+    row, slug, per_minute, now = found
+    principal = Principal(row.project_id, slug, row.id, row.is_operator, per_minute)
     return principal, row.last_used_at is None or now - row.last_used_at > SEEN_EVERY_S
 
 
