@@ -6,21 +6,25 @@ with its id of the events list. https://html.spec.whatwg.org/multipage/server-se
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
+from api.auth import authenticate, bearer
 from api.parts import Caller, Parts, Within
 from core import follow, jobs
+from core.errors import AttuneError
 from core.follow import Standing
 from core.models import TERMINAL
 
 router = APIRouter(prefix="/v1/attune/fine_tuning/jobs", tags=["attune"])
 RECONNECT_MS = 1000
+RECHECK_S = 60.0  # a key that was revoked hears no longer than this
 EventName = Annotated[str | None, Query(max_length=128)]
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -34,6 +38,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 @router.get("/{fine_tuning_job_id}/stream", response_class=Response, responses=_ANSWERS)
 async def stream_events(
     fine_tuning_job_id: str,
+    request: Request,
     caller: Caller,
     parts: Within,
     after: EventName = None,
@@ -45,7 +50,7 @@ async def stream_events(
     if standing.is_over and seq >= standing.seq:
         return Response(status_code=204)
     headers = {"x-accel-buffering": "no"}  # nginx would hold it back
-    messages = _messages(parts, fine_tuning_job_id, standing, seq)
+    messages = _messages(parts, bearer(request.headers), fine_tuning_job_id, standing, seq)
     return StreamingResponse(messages, media_type="text/event-stream", headers=headers)
 
 
@@ -56,11 +61,24 @@ def _place(parts: Parts, project_id: str, job_id: str, start: str | None) -> tup
         return Standing(job.event_seq, job.status in TERMINAL), seq
 
 
-async def _messages(parts: Parts, job_id: str, standing: Standing, seq: int) -> AsyncGenerator[str]:
+async def _messages(parts: Parts, key: str, job_id: str, standing: Standing, seq: int) -> AsyncGenerator[str]:
+    checked_at = time.monotonic()
     yield f"retry: {RECONNECT_MS}\n\n"
     async with aclosing(parts.listeners.events(job_id, standing, seq)) as events:
         async for numbered in events:
+            if time.monotonic() - checked_at > RECHECK_S:
+                checked_at = time.monotonic()
+                if not await to_thread.run_sync(_is_in_force, parts, key):
+                    return
             if numbered is None:
                 yield ": still here\n\n"
             else:
                 yield f"id: {numbered[0]}\ndata: {numbered[1].model_dump_json()}\n\n"
+
+
+def _is_in_force(parts: Parts, key: str) -> bool:
+    try:
+        authenticate(parts.database, key)
+    except AttuneError as error:
+        return error.status != 401
+    return True

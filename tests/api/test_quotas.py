@@ -14,6 +14,9 @@ import openai
 import pytest
 from openai import OpenAI
 
+from api.app import create_app
+from api.errors import error_response
+from core.errors import Unavailable
 from core.settings import Settings
 from tests.api.place import BASE, Place, Tenant, examples, place, running
 
@@ -114,11 +117,14 @@ def test_c27_requests_a_minute(tenant: Tenant) -> None:
     assert "x-ratelimit-limit-requests" not in tenant.place.tenant().http.get("/v1/models").headers
 
 
+def test_c27_nobody_is_told_to_wait_so_long_that_the_client_gives_up() -> None:
+    assert error_response(Unavailable("away", retry_after_s=900)).headers["retry-after"] == "120"
+    assert error_response(Unavailable("away", retry_after_s=0.2)).headers["retry-after"] == "1"
+
+
 @pytest.fixture
 def pair(tmp_path: Path, redis_url: str) -> Iterator[tuple[Tenant, str]]:
     """A tenant of one web process, and the address of a second process over the same parts."""
-    from api.app import create_app
-
     settings = Settings(data_dir=tmp_path, log_level="warning", broker_url=redis_url)
     with place(settings) as first, running(create_app(settings, with_background=False)) as second:
         yield first.tenant(), second

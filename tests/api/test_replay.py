@@ -196,6 +196,38 @@ def test_a_second_request_waits_for_the_first(tenant: Tenant, body: dict[str, An
     assert count_jobs(tenant) == 0
 
 
+def test_c26_a_first_request_that_takes_long_is_asked_about_again(
+    tenant: Tenant, body: dict[str, Any], keyed: Keyed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.replay.WAIT_S", 0.1)
+    monkeypatch.setattr("api.replay.STILL_BUSY_RETRY_S", 1.0)
+    database = tenant.place.database
+    client = OpenAI(api_key=tenant.key, base_url=f"{tenant.place.url}/v1", max_retries=2)
+    job_id = client.fine_tuning.jobs.create(**body, extra_headers={"Idempotency-Key": "k"}).id
+    ours = KeptAnswer.key_id == keyed.key_id
+    with database.begin() as session:
+        kept = session.execute(select(KeptAnswer.status, KeptAnswer.body).where(ours)).one()
+        session.execute(update(KeptAnswer).where(ours).values(status=None, held_until=db_now() + 60))
+    answer = tenant.http.post(f"{JOBS}?", content=b"{}", headers={"Idempotency-Key": "k"})
+    assert answer.status_code == 422, "of another request there is nothing to wait for"
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.fine_tuning.jobs.create, **body, extra_headers={"Idempotency-Key": "k"})
+        time.sleep(0.5)  # by now it has its first 409, with Retry-After
+        with database.begin() as session:
+            session.execute(update(KeptAnswer).where(ours).values(status=kept.status))
+        assert waiting.result(10).id == job_id
+    assert count_jobs(tenant) == 1
+
+
+def test_a_project_is_erased_with_its_answers(tenant: Tenant, body: dict[str, Any]) -> None:
+    job_id = tenant.http.post(JOBS, json=body, headers={"Idempotency-Key": "k"}).json()["id"]
+    tenant.openai.fine_tuning.jobs.cancel(job_id)
+    with tenant.place.operator as http:
+        assert http.delete(f"/v1/attune/projects/{tenant.project_id}").status_code == 200
+    with tenant.place.database.read() as session:
+        assert session.get(JobRequest, job_id) is None
+
+
 def test_a_dead_holder_is_followed_and_a_day_later_all_is_forgotten(tenant: Tenant, keyed: Keyed) -> None:
     database = tenant.place.database
     mine = KeptAnswer.key_id == keyed.key_id

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
+import pytest
 
-from core import claims, jobs
+from api import listeners, stream
+from core import claims, ids, jobs
 from core.jobs import NewEvent
 from tests.api.place import Place, Tenant
 
@@ -87,6 +89,20 @@ def test_another_projects_job_cannot_be_followed(tenant: Tenant, web: Place) -> 
     job_id = tenant.job()
     refused = web.tenant().http.get(path(job_id))
     assert (refused.status_code, refused.json()["error"]["code"]) == (404, "fine_tune_not_found")
+
+
+def test_a_revoked_key_hears_no_more(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listeners, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(stream, "RECHECK_S", 0.1)
+    job_id = tenant.job()
+    parts = ids.key_parts(tenant.key)
+    assert parts is not None
+    with heard(tenant, job_id) as lines:
+        assert [next_id(lines), next_id(lines)] == [1, 2]
+        assert next(line for line in lines if line.startswith(":")) == ": still here"
+        with tenant.place.operator as http:
+            assert http.delete(f"/v1/attune/keys/{parts[0]}").status_code == 200
+        assert parse("\n".join(lines)) == []
 
 
 def test_two_hundred_listeners_cost_no_threads(web: Place) -> None:
