@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import structlog
 from anyio import to_thread
 
-from api.job_object import EventObject, show_event
+from api.job_object import show_event
 from core import follow
 from core.db import Database
 from core.errors import AttuneError
@@ -24,7 +24,7 @@ HEARTBEAT_S = 15.0  # proxies close a connection that is silent for a minute
 HELD = 100  # newest events of a job
 PAGE = 500  # events of one look
 log = structlog.get_logger()
-Numbered = tuple[int, EventObject]
+Numbered = tuple[int, str]  # seq, and the event as JSON: written once, sent to many
 
 
 class _Channel:
@@ -140,7 +140,7 @@ class Listeners:
         with self._database.read() as session:
             return follow.standings(session, job_ids)
 
-    def _read(self, last_seqs: dict[str, int]) -> list[tuple[str, int, EventObject]]:
+    def _read(self, last_seqs: dict[str, int]) -> list[tuple[str, int, str]]:
         with self._database.read() as session:
             rows = follow.events_since(session, last_seqs, PAGE)
-        return [(row.job_id, row.seq, show_event(row)) for row in rows]
+        return [(row.job_id, row.seq, show_event(row).model_dump_json()) for row in rows]

@@ -53,7 +53,7 @@ class Replay:
         try:
             key = _well_formed(given)
             body = await _read(receive)
-            where = f"POST {scope['path']}?".encode() + scope["query_string"] + b"\n"
+            where = f"{principal.project_id} POST {scope['path']}?".encode() + scope["query_string"] + b"\n"
             keyed = Keyed(
                 key_id=principal.key_id,
                 idempotency_key=key,

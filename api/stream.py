@@ -73,7 +73,7 @@ async def _messages(parts: Parts, key: str, job_id: str, standing: Standing, seq
             if numbered is None:
                 yield ": still here\n\n"
             else:
-                yield f"id: {numbered[0]}\ndata: {numbered[1].model_dump_json()}\n\n"
+                yield f"id: {numbered[0]}\ndata: {numbered[1]}\n\n"
 
 
 def _is_in_force(parts: Parts, key: str) -> bool:

@@ -337,7 +337,7 @@ class KeptAnswer(Base):
     __tablename__ = "kept_answers"
     key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"), primary_key=True)
     idempotency_key: Mapped[str] = mapped_column(primary_key=True)
-    request_sha256: Mapped[str]  # of method, path, query and body
+    request_sha256: Mapped[str]  # of project, method, path, query and body
     holder: Mapped[str]
     held_until: Mapped[float]
     status: Mapped[int | None] = mapped_column(Integer)

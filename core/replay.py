@@ -153,6 +153,7 @@ def earlier_job(session: Session, project_id: str, asked: Asked) -> Job | None:
         # This is the first arrival, held up on its way: the retry was faster
         overtaken = and_(JobRequest.made_by > asked.retry_count, JobRequest.created_at > db_now() - asked.waited_s)
         query = query.where(JobRequest.idempotency_key.is_(None), or_(repeated, overtaken))
+    query = query.join(Job, Job.id == JobRequest.job_id).where(Job.project_id == project_id)
     row = session.scalar(query.order_by(JobRequest.created_at.desc()).limit(1))
     if row is None:
         return None

@@ -182,7 +182,7 @@ def keyed(tenant: Tenant) -> Keyed:
 def test_a_second_request_waits_for_the_first(tenant: Tenant, body: dict[str, Any], keyed: Keyed) -> None:
     database = tenant.place.database
     request = tenant.http.build_request("POST", JOBS, json=body, headers={"Idempotency-Key": "k"})
-    digest = hashlib.sha256(f"POST {JOBS}?\n".encode() + request.read()).hexdigest()
+    digest = hashlib.sha256(f"{tenant.project_id} POST {JOBS}?\n".encode() + request.read()).hexdigest()
     with database.begin() as session:
         first = Keyed(keyed.key_id, "k", digest, "h" * 24, tenant.key)
         assert replay.take(session, first) == "taken"
