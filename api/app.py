@@ -23,6 +23,8 @@ from api import (
     openapi,
     operators,
     permissions,
+    quotas,
+    stream,
     uploads,
     webhooks,
 )
@@ -30,12 +32,17 @@ from api.auth import Gate
 from api.background import create_background
 from api.body import Pace
 from api.edge import Edge
+from api.listeners import Listeners
 from api.metrics import Requests
 from api.parts import Parts
+from api.rate_limit import RateLimit
+from api.replay import Replay
+from api.unchanged import Unchanged
 from api.webhook_sender import Sender
 from core import catalog
 from core.db import Database, open_database
 from core.logs import configure_logs
+from core.rates import Rates
 from core.serve_token import serve_token
 from core.settings import Settings, load_settings
 from core.storage import open_storage
@@ -63,7 +70,9 @@ def create_app(settings: Settings, *, with_background: bool = True, pace: Pace |
         finally:
             if parts.background is not None:
                 await to_thread.run_sync(parts.background.stop)
+            parts.listeners.close()
             await parts.http.aclose()
+            await parts.rates.close()
             parts.database.close()
 
     app = FastAPI(
@@ -77,9 +86,12 @@ def create_app(settings: Settings, *, with_background: bool = True, pace: Pace |
     )
     errors.install(app)
     openapi.install(app)
-    for module in (health, files, uploads, jobs, permissions, models, chat, attune, keys, audit, operators, webhooks):
+    routed = (health, files, uploads, jobs, stream, permissions, models, chat, attune, keys, audit, operators)
+    for module in (*routed, quotas, webhooks):
         app.include_router(module.router)
     app.include_router(docs.router)
+    for layer in (Unchanged, Replay, RateLimit):
+        app.add_middleware(layer)
     app.add_middleware(Gate, pace=pace or Pace())
     app.add_middleware(Edge, requests=requests)  # the last added is the outermost
     return app
@@ -100,6 +112,8 @@ def _open(settings: Settings, requests: Requests, with_background: bool) -> Part
         serve_token=serve_token(settings),
         requests=requests,
         sender=sender,
+        rates=Rates(settings.resolved_broker_url),
+        listeners=Listeners(database),
         background=create_background(settings, database, storage, sender) if with_background else None,
     )
 

@@ -39,8 +39,8 @@ class Edge:
             await self._app(scope, receive, send)
             return
         request_id = "req_" + ids.random_text(24)
-        scope.setdefault("state", {})["request_id"] = request_id
         started = time.perf_counter()
+        scope.setdefault("state", {}).update(request_id=request_id, arrived=started)
         status: int | None = None
 
         async def send_marked(message: Message) -> None:

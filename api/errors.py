@@ -16,11 +16,12 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from core.errors import AttuneError
+from core.errors import AttuneError, QuotaReached
 
 log = structlog.get_logger()
 PASSING = (408, 429)  # client errors that the same call may get over
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+MAX_RETRY_AFTER_S = 120  # a client that is told to wait longer does not try again at all
 _SHOWN_INPUT = 60  # characters of a wrong value
 
 
@@ -40,8 +41,9 @@ def envelope(error: AttuneError) -> dict[str, dict[str, str | None]]:
 def error_response(error: AttuneError, headers: Mapping[str, str] | None = None) -> JSONResponse:
     sent = dict(headers or {})
     if error.retry_after_s is not None:
-        sent["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
-    elif error.status < 500 and error.status not in PASSING:
+        sent["retry-after"] = str(min(max(1, math.ceil(error.retry_after_s)), MAX_RETRY_AFTER_S))
+    is_final = error.retry_after_s is None and error.status < 500 and error.status not in PASSING
+    if is_final or isinstance(error, QuotaReached):
         sent["x-should-retry"] = "false"
     if isinstance(error, NotAllowed):
         sent["Allow"] = error.allowed

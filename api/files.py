@@ -16,13 +16,14 @@ from api.openapi import DOWNLOAD
 from api.parts import Caller, Parts, Within
 from api.receive import receive_upload
 from api.wire import Deleted, Shown
-from core import files
+from core import files, projects, quotas
 from core.errors import AttuneError, NotFound, Unavailable
 from core.files import FINE_TUNE_RESULTS, Received
 from core.models import File
 
 log = structlog.get_logger()
 router = APIRouter(prefix="/v1/files", tags=["files"])
+FORM_SLACK_BYTES = 2048  # the form around a file is not stored; the exact check follows when the file is there
 _FORM_SCHEMA: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -88,6 +89,8 @@ def show_file(row: File) -> FileObject:
 @router.post("", openapi_extra=_FORM_SCHEMA)
 async def create_file(request: Request, caller: Caller, parts: Within) -> FileObject:
     settings = parts.settings
+    announced = request.headers.get("content-length", "")
+    await to_thread.run_sync(_check_quota, parts, caller.project_id, int(announced) if announced.isdecimal() else 0)
     upload = await receive_upload(
         request.stream(),
         request.headers.get("content-type"),
@@ -96,6 +99,12 @@ async def create_file(request: Request, caller: Caller, parts: Within) -> FileOb
         Limits(settings.max_file_bytes, settings.max_line_bytes),
     )
     return await to_thread.run_sync(_write_row, parts, caller.project_id, upload)
+
+
+def _check_quota(parts: Parts, project_id: str, announced_bytes: int) -> None:
+    with parts.database.read() as session:
+        project = projects.get(session, project_id)
+        quotas.check_bytes(session, project, max(0, announced_bytes - FORM_SLACK_BYTES))
 
 
 def _write_row(parts: Parts, project_id: str, upload: Received) -> FileObject:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
-from core import cleaning, losses, workers
+from core import cleaning, losses, replay, workers
 from core.db import Database
 from core.doorbell import Doorbell
 from core.errors import AttuneError
@@ -77,6 +77,7 @@ class Janitor:
     def _clean(self) -> int:
         with self._database.begin() as session:
             workers.forget_dead(session)
+            replay.forget_old(session)
         removed = cleaning.sweep_finished_jobs(self._database, self._storage, 2 * self._settings.lease_s)
         removed += cleaning.remove_uploads(self._database, self._storage)
         removed += cleaning.remove_files(self._database, self._storage)

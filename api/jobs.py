@@ -22,7 +22,8 @@ from api.job_object import (
 )
 from api.job_request import CreateJob
 from api.parts import Caller, Within
-from core import intake, jobs, published
+from api.replay import AsAsked
+from core import intake, jobs, published, replay
 from core.models import JobStatus
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
@@ -31,10 +32,13 @@ _METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 
 
 @router.post("")
-def create_job(body: CreateJob, caller: Caller, parts: Within) -> JobObject:
+def create_job(body: CreateJob, caller: Caller, parts: Within, asked: AsAsked) -> JobObject:
     wanted = body.wanted()
     with parts.database.begin() as session:
-        job = intake.accept(session, caller.project_id, wanted)
+        job = replay.earlier_job(session, caller.project_id, asked)
+        if job is None:
+            job = intake.accept(session, caller.project_id, wanted)
+            replay.note_job(session, job, asked)
     parts.poke()
     return show_job(job)
 

@@ -9,11 +9,13 @@ import httpx
 from fastapi import Depends, Request
 
 from api.background import Background
+from api.listeners import Listeners
 from api.metrics import Requests
 from api.webhook_sender import Sender
 from core.db import Database
 from core.errors import AttuneError
 from core.projects import Principal
+from core.rates import Rates
 from core.settings import Settings
 from core.storage import Storage
 
@@ -27,6 +29,8 @@ class Parts:
     serve_token: str  # what our own servers ask for
     requests: Requests
     sender: Sender  # of webhooks
+    rates: Rates
+    listeners: Listeners
     background: Background | None  # None: this process answers requests and does nothing beside them
 
     def poke(self) -> None:

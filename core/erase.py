@@ -21,6 +21,8 @@ from core.models import (
     File,
     Job,
     JobEvent,
+    JobRequest,
+    KeptAnswer,
     Model,
     Project,
     Snapshot,
@@ -60,10 +62,12 @@ def erase_project(database: Database, storage: Storage, project_id: str) -> int:
                 or_(CheckpointPermission.project_id == project_id, CheckpointPermission.model_id.in_(its_models))
             )
         )
-        for table in (JobEvent, Snapshot, Checkpoint):
+        for table in (JobEvent, Snapshot, Checkpoint, JobRequest):
             session.execute(delete(table).where(table.job_id.in_(its_jobs)))
         its_uploads = select(Upload.id).where(Upload.project_id == project_id)
         session.execute(delete(UploadPart).where(UploadPart.upload_id.in_(its_uploads)))
+        its_keys = select(ApiKey.id).where(ApiKey.project_id == project_id)
+        session.execute(delete(KeptAnswer).where(KeptAnswer.key_id.in_(its_keys)))
         for table in (WebhookDelivery, WebhookEndpoint, WebhookEvent, Model, Job, File, Upload, ApiKey):
             session.execute(delete(table).where(table.project_id == project_id))
         session.execute(delete(Project).where(Project.id == project_id))

@@ -56,6 +56,13 @@ class NotFound(AttuneError):
         super().__init__(message, code=code, param=param, status=404)
 
 
+class QuotaReached(AttuneError):
+    """The project has all that an operator allows it. Nothing is gained by trying again at once."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message, code=code, status=429, type="insufficient_quota", retry_after_s=60.0)
+
+
 class Unavailable(AttuneError):
     """A part is away or busy for now; try again after `retry_after_s` seconds."""
 

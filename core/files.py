@@ -10,7 +10,7 @@ from typing import Literal
 from sqlalchemy import ColumnElement, or_, select, tuple_
 from sqlalchemy.orm import Session
 
-from core import jobs, projects
+from core import jobs, projects, quotas
 from core.db import db_now
 from core.errors import AttuneError, NotFound
 from core.examples import Summary
@@ -49,8 +49,9 @@ def clean_name(name: str) -> str:
 
 
 def create(session: Session, project_id: str, upload: Received) -> File:
-    """The row of a stored upload: `processed`, or `error` with its findings."""
-    projects.get(session, project_id)  # erased while the bytes came in: refuse, and the caller removes them
+    """The row of a stored upload: `processed`, or `error` with its findings. Raises QuotaReached."""
+    project = projects.lock(session, project_id)  # erased while the bytes came in: refuse, and the caller removes them
+    quotas.check_bytes(session, project, upload.stored.bytes)
     summary = upload.summary
     faulty = summary is not None and summary.error_count > 0
     row = File(

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from core import catalog, files, jobs, plan, published
+from core import catalog, files, jobs, plan, projects, published, quotas
 from core.errors import AttuneError
 from core.jobs import Placement
 from core.models import BaseModelRow, Job, Model
@@ -37,7 +37,8 @@ class Wanted:
 
 
 def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
-    """A new job of the project. Raises AttuneError naming the field that stands in the way."""
+    """A new job of the project. Raises AttuneError naming the field that stands in the way, or QuotaReached."""
+    project = projects.lock(session, project_id)
     start = published.find(session, project_id, wanted.model, lock=True)
     base = catalog.find(session, start.base_model if start else wanted.model)
     if base.status == "error":
@@ -51,6 +52,8 @@ def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
     if start is not None:
         hyperparameters = _continued(session, start, hyperparameters)
     _check_learning_rate(base, hyperparameters, wanted.method)
+    quotas.check_jobs(session, project)
+    quotas.check_bytes(session, project)
     warnings = list(wanted.warnings)
     if wanted.validation_file == wanted.training_file:
         warnings.append("The validation file is the training file, so validation will not show overfitting")

@@ -17,6 +17,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Text,
@@ -44,6 +45,7 @@ class Base(DeclarativeBase):
         int: BigInteger(),
         str: Text(),
         bool: Boolean(),
+        bytes: LargeBinary(),
         dict[str, Any]: Json,
         list[Any]: Json,
     }
@@ -82,6 +84,9 @@ class Project(Base):
     slug: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[float] = mapped_column(default=db_now())
     erased_at: Mapped[float | None]
+    max_jobs: Mapped[int | None]  # unfinished at once; None, here and below: unlimited
+    max_stored_bytes: Mapped[int | None]
+    max_requests_per_minute: Mapped[int | None]
 
 
 class ApiKey(Base):
@@ -439,3 +444,31 @@ class WebhookDelivery(Base):
     next_at: Mapped[float | None]
     delivered_at: Mapped[float | None]
     attempts: Mapped[list[Any]] = mapped_column(default=list)  # [{at, status_code, error, seconds}], the newest
+
+
+class JobRequest(Base):
+    """What a job was asked for by: a client that sends its request again is shown this job, and no second one."""
+
+    __tablename__ = "job_requests"
+    __table_args__ = (Index(None, "key_id", "body_sha256"),)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
+    body_sha256: Mapped[str]
+    made_by: Mapped[int] = mapped_column(Integer)  # the retry count of the request that made the job
+    answered: Mapped[int] = mapped_column(Integer)  # the highest retry count that was shown it
+    idempotency_key: Mapped[str | None]
+    created_at: Mapped[float] = mapped_column(default=db_now())
+
+
+class KeptAnswer(Base):
+    """The answer to a request with an Idempotency-Key. status null: `holder` is at work on it."""
+
+    __tablename__ = "kept_answers"
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"), primary_key=True)
+    idempotency_key: Mapped[str] = mapped_column(primary_key=True)
+    request_sha256: Mapped[str]  # of project, method, path, query and body
+    holder: Mapped[str]
+    held_until: Mapped[float]
+    status: Mapped[int | None] = mapped_column(Integer)
+    body: Mapped[bytes | None]  # sealed: an answer may hold a secret that is shown once
+    created_at: Mapped[float] = mapped_column(default=db_now(), index=True)

@@ -46,6 +46,7 @@ class Principal:
     is_operator: bool
     key_name: str
     scopes: frozenset[Scope]
+    max_requests_per_minute: int | None = None  # of the project; None: unlimited
 
     def managed(self, project_id: str | None = None) -> str | None:
         """The project whose keys, shares and log are to be managed; None: all of them, which only operators may.
@@ -86,6 +87,14 @@ def get(session: Session, project_id: str) -> Project:
     if project is None or project.erased_at is not None:
         raise no_such_project(project_id)
     return project
+
+
+def lock(session: Session, project_id: str) -> Project:
+    """The project, with one transaction at a time: what is counted in it stays true until it ends."""
+    locked = select(Project).where(Project.id == project_id).with_for_update(key_share=True)
+    if session.scalar(locked) is None:
+        raise NotFound(f"No such project: {project_id}", code="project_not_found", param="project_id")
+    return get(session, project_id)
 
 
 def first(session: Session) -> Project:
@@ -174,19 +183,20 @@ def authenticate(
     if parts is None:  # junk: no look-up
         raise refused_key(key)
     found = session.execute(
-        select(ApiKey, Project.slug, db_now())
+        select(ApiKey, Project.slug, Project.max_requests_per_minute, db_now())
         .join(Project, Project.id == ApiKey.project_id)
         .where(ApiKey.id == parts[0], ApiKey.revoked_at.is_(None), Project.erased_at.is_(None))
     ).one_or_none()
     if found is None or not hmac.compare_digest(found[0].secret_sha256, parts[1]):
         raise refused_key(key)
-    row, slug, now = found
+    row, slug, per_minute, now = found
     if row.expires_at is not None and row.expires_at <= now:
         message = f"This API key ({row.prefix}…) has expired. Keys are made with `attune keys create`."
         raise AttuneError(message, code="invalid_api_key", status=401)
     project_id = row.project_id
     if row.is_operator and (named := project or organization):
         project_id, slug = _named(session, named)
+        per_minute = None  # an operator's calls are counted, never refused
     for kind, given in (("project", project), ("organization", organization)):
         if given and given not in (project_id, slug):
             raise AttuneError(
@@ -195,7 +205,8 @@ def authenticate(
                 code=f"mismatched_{kind}",
                 status=401,
             )
-    principal = Principal(project_id, slug, row.id, row.is_operator, row.name, frozenset(map(Scope, row.scopes)))
+    scopes = frozenset(map(Scope, row.scopes))
+    principal = Principal(project_id, slug, row.id, row.is_operator, row.name, scopes, per_minute)
     return principal, row.last_used_at is None or now - row.last_used_at > SEEN_EVERY_S
 
 

@@ -1,0 +1,182 @@
+"""A request that is sent again does its work once: by an Idempotency-Key, or by the count of its retries.
+
+With a key, the answer is kept for a day, as Stripe does. Without one, OpenAI's clients repeat a request whose answer
+was lost and say only that they do (`x-stainless-retry-count`); for jobs that is enough to find the first one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import ColumnElement, and_, delete, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from core import projects
+from core.db import db_now
+from core.errors import AttuneError
+from core.models import Job, JobRequest, KeptAnswer
+
+KEPT_S = 24 * 3600.0
+RETRY_WINDOW_S = 15 * 60.0  # OpenAI's clients wait up to ten minutes for an answer before they ask again
+HELD_S = 60.0  # a request that takes longer has died with its process
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """A request with an Idempotency-Key. `holder`: random, of this arrival; `secret`: what it authenticated with."""
+
+    key_id: str
+    idempotency_key: str
+    request_sha256: str
+    holder: str
+    secret: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    body: bytes
+
+
+def take(session: Session, keyed: Keyed) -> Answer | Literal["taken", "busy"]:
+    """`taken`: do the work, then `keep` or `release`. `busy`: another request of the same key is at it.
+
+    Raises the 422 of a key that was used for another request.
+    """
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    values = {
+        "request_sha256": keyed.request_sha256,
+        "holder": keyed.holder,
+        "held_until": db_now() + HELD_S,
+        "status": None,
+        "body": None,
+        "created_at": db_now(),
+    }
+    died = and_(
+        KeptAnswer.status.is_(None),
+        KeptAnswer.held_until < db_now(),
+        KeptAnswer.request_sha256 == keyed.request_sha256,
+    )
+    taken = session.scalar(
+        insert(KeptAnswer)
+        .values(key_id=keyed.key_id, idempotency_key=keyed.idempotency_key, **values)
+        .on_conflict_do_update(
+            index_elements=[KeptAnswer.key_id, KeptAnswer.idempotency_key],
+            set_=values,
+            where=or_(died, KeptAnswer.created_at < db_now() - KEPT_S),
+        )
+        .returning(KeptAnswer.holder)
+    )
+    return "taken" if taken is not None else look(session, keyed) or "busy"
+
+
+def look(session: Session, keyed: Keyed) -> Answer | Literal["busy"] | None:
+    """As `take`, without taking; None: there is something to take."""
+    found = session.execute(
+        select(KeptAnswer, KeptAnswer.held_until < db_now()).where(
+            KeptAnswer.key_id == keyed.key_id, KeptAnswer.idempotency_key == keyed.idempotency_key
+        )
+    ).one_or_none()
+    if found is None:
+        return None
+    row, is_overdue = found
+    if row.request_sha256 != keyed.request_sha256:
+        raise AttuneError(
+            f"The Idempotency-Key '{keyed.idempotency_key}' was used for another request in the last 24 hours. "
+            "Send the very same request, or another key.",
+            code="idempotency_key_reused",
+            param="Idempotency-Key",
+            status=422,
+        )
+    if row.status is None:
+        return None if is_overdue else "busy"
+    assert row.body is not None
+    return Answer(row.status, _sealed(keyed.secret, row.holder, row.body))
+
+
+def keep(session: Session, keyed: Keyed, answer: Answer) -> None:
+    """From now on `answer` is the answer to this key."""
+    body = _sealed(keyed.secret, keyed.holder, answer.body)
+    session.execute(update(KeptAnswer).where(*_held(keyed)).values(status=answer.status, body=body))
+
+
+def release(session: Session, keyed: Keyed) -> None:
+    """Nothing was done: the same key may be tried again."""
+    session.execute(delete(KeptAnswer).where(*_held(keyed)))
+
+
+def _held(keyed: Keyed) -> list[ColumnElement[bool]]:
+    return [
+        KeptAnswer.key_id == keyed.key_id,
+        KeptAnswer.idempotency_key == keyed.idempotency_key,
+        KeptAnswer.holder == keyed.holder,
+    ]
+
+
+def _sealed(secret: str, holder: str, data: bytes) -> bytes:
+    """XOR with a stream that the caller's own key alone gives, once for each `holder`; twice gives `data` again.
+
+    An answer may hold a key that is shown once, and the database is to hold no key.
+    """
+    stream = hashlib.shake_256(f"{holder}/{secret}".encode()).digest(len(data))
+    mixed = int.from_bytes(data, "big") ^ int.from_bytes(stream, "big")
+    return mixed.to_bytes(len(data), "big")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request for a job, as its headers tell. `waited_s`: since it arrived."""
+
+    key_id: str
+    body_sha256: str
+    retry_count: int
+    waited_s: float
+    idempotency_key: str | None = None
+
+
+def earlier_job(session: Session, project_id: str, asked: Asked) -> Job | None:
+    """The job that this very request has made before, in an arrival whose answer was lost.
+
+    Each job is the answer to one chain of retries: two equal requests that were meant as two have two jobs.
+    """
+    projects.lock(session, project_id)  # two arrivals of one request may be under way at once
+    query = select(JobRequest).where(JobRequest.key_id == asked.key_id, JobRequest.body_sha256 == asked.body_sha256)
+    if asked.idempotency_key is not None:
+        query = query.where(
+            JobRequest.idempotency_key == asked.idempotency_key, JobRequest.created_at > db_now() - KEPT_S
+        )
+    else:
+        repeated = and_(JobRequest.answered < asked.retry_count, JobRequest.created_at > db_now() - RETRY_WINDOW_S)
+        # This is the first arrival, held up on its way: the retry was faster
+        overtaken = and_(JobRequest.made_by > asked.retry_count, JobRequest.created_at > db_now() - asked.waited_s)
+        query = query.where(JobRequest.idempotency_key.is_(None), or_(repeated, overtaken))
+    query = query.join(Job, Job.id == JobRequest.job_id).where(Job.project_id == project_id)
+    row = session.scalar(query.order_by(JobRequest.created_at.desc()).limit(1))
+    if row is None:
+        return None
+    row.made_by = min(row.made_by, asked.retry_count)
+    row.answered = max(row.answered, asked.retry_count)
+    return session.get_one(Job, row.job_id)
+
+
+def note_job(session: Session, job: Job, asked: Asked) -> None:
+    """In the transaction that makes the job, so that there is never one without the other."""
+    session.add(
+        JobRequest(
+            job_id=job.id,
+            key_id=asked.key_id,
+            body_sha256=asked.body_sha256,
+            made_by=asked.retry_count,
+            answered=asked.retry_count,
+            idempotency_key=asked.idempotency_key,
+        )
+    )
+
+
+def forget_old(session: Session) -> None:
+    """What no request can ask for any more."""
+    for table in (KeptAnswer, JobRequest):
+        session.execute(delete(table).where(table.created_at < db_now() - KEPT_S))
