@@ -1,5 +1,8 @@
 """The lines that most files are made of, recognised at a glance: a chat of plain turns, a prompt and its completion,
 a text. Whatever is not plainly right is None here and goes through `core.example_reader`, which alone finds fault.
+
+Reading a line into typed structures takes a third of the time of reading it into dictionaries. A key that stands
+twice shows in the count, as it does there.
 """
 
 from __future__ import annotations
@@ -8,26 +11,26 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from core.jsonl import may_hide_keys
+from core.jsonl import keys_in
 
 Kind = Literal["chat", "completion", "text"]
-_Weight = Literal[0, 1] | msgspec.UnsetType
+
+
+class _Instructed(msgspec.Struct, forbid_unknown_fields=True, gc=False, tag_field="role", tag="system"):
+    content: str
 
 
 class _Asked(msgspec.Struct, forbid_unknown_fields=True, gc=False, tag_field="role", tag="user"):
     content: str
 
 
-class _Instructed(_Asked, tag="system"):
-    pass
-
-
-class _Answered(_Asked, tag="assistant"):
-    weight: _Weight = msgspec.UNSET
+class _Answered(msgspec.Struct, forbid_unknown_fields=True, gc=False, tag_field="role", tag="assistant"):
+    content: str
+    weight: Literal[0, 1] | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Chat(msgspec.Struct, forbid_unknown_fields=True):
-    messages: Annotated[list[_Asked | _Instructed | _Answered], msgspec.Meta(min_length=1)]
+    messages: Annotated[list[_Instructed | _Asked | _Answered], msgspec.Meta(min_length=1)]
 
 
 class _Completion(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -51,10 +54,10 @@ def plain_kind(line: bytes) -> Kind | None:
             return "chat" if _is_plain_chat(line) else None
         if line.startswith(b'{"prompt"'):
             _decode_completion(line)
-            return "completion" if _has_keys(line, 2) else None
+            return "completion" if keys_in(line) == 2 else None
         if line.startswith(b'{"text"'):
             _decode_text(line)
-            return "text" if _has_keys(line, 1) else None
+            return "text" if keys_in(line) == 1 else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None  # what is wrong with it, the reader says
     return None
@@ -65,7 +68,7 @@ def _is_plain_chat(line: bytes) -> bool:
     keys = 1 + 2 * len(turns)
     supervised = False
     for turn in turns:
-        if turn.__class__ is _Answered:
+        if isinstance(turn, _Answered):
             if turn.content.isspace() or not turn.content:
                 return False
             weight = turn.weight
@@ -74,9 +77,4 @@ def _is_plain_chat(line: bytes) -> bool:
             else:
                 keys += 1
                 supervised = supervised or weight == 1
-    return supervised and turns[-1].__class__ is _Answered and _has_keys(line, keys)
-
-
-def _has_keys(line: bytes, keys: int) -> bool:
-    """Whether the text holds exactly so many keys: one more, and a key stands twice."""
-    return not may_hide_keys(line) and line.count(b'":') - line.count(b'\\":') == keys
+    return supervised and isinstance(turns[-1], _Answered) and keys_in(line) == keys

@@ -55,19 +55,9 @@ class Growth:
         self._thread.join()
 
 
-def test_c29_a_large_file_needs_little_memory(exact: Place) -> None:
+def test_c29_a_large_file_in_parts_needs_little_memory(exact: Place) -> None:
     tenant = exact.tenant()
     tenant.upload()  # what the first one imports and opens is no growth
-    block = examples(2000, "a fine answer " * 50)
-    count = 48 * MIB // len(block)
-    with Growth() as growth, tenant.http as http:
-        sent = http.post("/v1/files", content=form("file", iter([block] * count)), headers=FORM).json()
-    assert (sent["bytes"], sent["attune"]["examples"]) == (count * len(block), count * 2000)
-    assert growth.bytes < 32 * MIB
-
-
-def test_c29_so_does_a_large_file_in_parts(exact: Place) -> None:
-    tenant = exact.tenant()
     block = examples(2000, "a fine answer " * 50)
     count = 16 * MIB // len(block)
     declared = {"filename": "a.jsonl", "purpose": "fine-tune", "bytes": 2 * count * len(block), "mime_type": ""}
@@ -82,6 +72,14 @@ def test_c29_so_does_a_large_file_in_parts(exact: Place) -> None:
         file = http.post(f"/v1/uploads/{upload}/complete", json=body).json()["file"]
     assert (file["bytes"], file["attune"]["examples"]) == (declared["bytes"], 2 * count * 2000)
     assert growth.bytes < 32 * MIB
+
+
+def test_c17_a_part_has_at_most_64_mib(exact: Place) -> None:
+    declared = {"filename": "a.txt", "purpose": "user_data", "bytes": 5, "mime_type": "text/plain"}
+    with exact.tenant().http as http:
+        upload = http.post("/v1/uploads", json=declared).json()["id"]
+        answer = http.post(f"/v1/uploads/{upload}/parts", files={"data": bytes(64 * MIB + 1)})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (413, "data")
 
 
 def result_file(tenant: Tenant, content: bytes) -> str:

@@ -66,7 +66,7 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     assert not alive
 
 
-def test_a_large_upload_takes_flat_memory(program: Program) -> None:
+def test_c29_a_large_upload_takes_flat_memory(program: Program) -> None:
     pid, http = program
     web = psutil.Process(pid)
     line = examples(1, "word " * 3000)
