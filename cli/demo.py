@@ -34,7 +34,7 @@ SEED = 7
 TRAINING_ROWS = 800
 VALIDATION_ROWS = 50
 QUESTIONS = 60
-SHOWN = 4  # questions printed in full
+SHOWN = 3  # questions printed in full
 MOST_BASE = 0.10  # exact match that the base may reach
 LEAST_TUNED = 0.90  # and that the tuned model must
 LEAST_SAME = 0.95  # PEFT computes in another precision, which may turn an answer that was a toss-up
@@ -79,14 +79,14 @@ def run(console: Console, data: Path, seed: int) -> None:
     training, validation, questions = write_files(data / "files")
     with running_service(data) as service, connect(service) as client:
         with chapter(console, 2, "The service is up; a client uploads two files and trains"):
-            console.print(f"{service.address}, log in {service.log}")
+            console.print(f"{service.address}, log in {_short(service.log)}")
             model = train(console, client, training, validation, seed)
         with chapter(console, 3, "Base and tuned model answer questions that were in neither file"):
             answers = compare(console, client, model, questions)
         with chapter(console, 4, "The adapter is downloaded and loaded with plain PEFT"):
             adapter = place_for(data / "adapter")
             size = demo_client.download(client, model, adapter)
-            console.print(f"{size / 1e6:.1f} MB, unpacked to {adapter}")
+            console.print(f"{size / 1e6:.1f} MB, unpacked to {_short(adapter)}")
             check_with_peft(console, base, adapter, questions, answers)
     console.print(f"\n[bold green]Done[/bold green] in {time.monotonic() - started:.0f} s, and everything is stopped.")
     console.print(
@@ -108,7 +108,7 @@ def chapter(console: Console, number: int, title: str) -> Generator[None]:
 def prepare_base(console: Console, folder: Path) -> None:
     """Make the base unless an earlier run has."""
     if folder.is_dir():
-        console.print(f"It stands already: {folder}", soft_wrap=True)
+        console.print(f"It stands already: {_short(folder)}", soft_wrap=True)
         return
     console.print(
         "A Llama of 2 million parameters, trained for two minutes on made-up mail of a shop, which is answered\n"
@@ -170,9 +170,8 @@ def compare(console: Console, client: OpenAI, model: str, questions: Sequence[Qu
         table.add_row(escape(questions[place].message), *marked)
     base_score, tuned_score = (demo_client.exact(questions, answers[name]) for name in (BASE, model))
     console.print(table)
-    console.print(
-        f"Exact match on {len(questions)} questions: base [bold]{base_score:.0%}[/bold], tuned [bold]{tuned_score:.0%}[/bold]"
-    )
+    scores = f"base [bold]{base_score:.0%}[/bold], tuned [bold]{tuned_score:.0%}[/bold]"
+    console.print(f"Exact match on {len(questions)} questions: {scores}")
     if base_score > MOST_BASE:
         raise DemoFailed(f"the base is right in {base_score:.0%}: more than {MOST_BASE:.0%}, so tuning shows nothing")
     if tuned_score < LEAST_TUNED:
@@ -202,7 +201,8 @@ def check_with_peft(
 
 def _attune() -> str:
     """How the command is called from here."""
-    return _short(Path(sys.executable).with_name("attune"))
+    path = Path(sys.executable).with_name("attune")
+    return _short(path) if path.is_relative_to(Path.cwd()) else "attune"
 
 
 def _short(path: Path) -> str:

@@ -44,8 +44,8 @@ class Sizes:
     kill_steps: int  # optimizer steps of a job that is killed
 
 
-FULL = Sizes(starts=10, long_seconds=60.0, kills_per_part=5, kill_steps=152)
-QUICK = Sizes(starts=2, long_seconds=8.0, kills_per_part=1, kill_steps=114)
+FULL = Sizes(starts=10, long_seconds=60.0, kills_per_part=5, kill_steps=114)
+QUICK = Sizes(starts=2, long_seconds=8.0, kills_per_part=1, kill_steps=76)
 
 
 def training_file(count: int) -> bytes:
