@@ -64,7 +64,7 @@ class JobObject(Shown):
     error: JobError | None
     fine_tuned_model: str | None
     finished_at: int | None
-    hyperparameters: ShownHyperparameters | None  # of a supervised job; another method's stand in `method` alone
+    hyperparameters: ShownHyperparameters  # of any method: the official client demands an object
     model: str
     organization_id: str
     result_files: list[str]
@@ -136,12 +136,16 @@ def seconds(time: float | None) -> int | None:
     return None if time is None else int(time)
 
 
-def _method(method: Method, chosen: Resolved | Hyperparameters) -> MethodShown:
-    basic = ShownHyperparameters(
+def _basic(chosen: Resolved | Hyperparameters) -> ShownHyperparameters:
+    return ShownHyperparameters(
         n_epochs=chosen.n_epochs,
         batch_size=chosen.batch_size,
         learning_rate_multiplier=chosen.learning_rate_multiplier,
     )
+
+
+def _method(method: Method, chosen: Resolved | Hyperparameters) -> MethodShown:
+    basic = _basic(chosen)
     if method is Method.SUPERVISED:
         return MethodShown(type="supervised", supervised=SupervisedShown(hyperparameters=basic))
     assert chosen.beta is not None
@@ -152,14 +156,14 @@ def _method(method: Method, chosen: Resolved | Hyperparameters) -> MethodShown:
 def show_job(job: Job) -> JobObject:
     resolved = None if job.resolved is None else Resolved.model_validate(job.resolved)
     spec = JobSpec.model_validate(job.spec)
-    method = _method(spec.method, resolved or spec.hyperparameters)
+    chosen = resolved or spec.hyperparameters
     return JobObject(
         id=job.id,
         created_at=int(job.created_at),
         error=None if job.error is None else JobError.model_validate(job.error),
         fine_tuned_model=job.fine_tuned_model,
         finished_at=seconds(job.finished_at),
-        hyperparameters=method.supervised.hyperparameters if method.supervised else None,
+        hyperparameters=_basic(chosen),
         model=job.model,
         organization_id=job.project_id,
         result_files=job.result_files,
@@ -171,7 +175,7 @@ def show_job(job: Job) -> JobObject:
         estimated_finish=seconds(job.estimated_finish) if job.status == JobStatus.RUNNING else None,
         integrations=job.integrations or job.request.get("integrations"),
         metadata=job.user_metadata,
-        method=method,
+        method=_method(spec.method, chosen),
         user_provided_suffix=job.suffix,
         attune=JobAttune(
             base_model=job.base_model,

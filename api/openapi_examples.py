@@ -155,5 +155,5 @@ def _fits(schema: Schema, value: object) -> bool:
         return False
     if value is None:
         return "null" in arms
-    kinds = {str: "string", int: "integer", list: "array", dict: "object"}
+    kinds: dict[type, str] = {str: "string", int: "integer", list: "array", dict: "object"}
     return kinds[type(value)] in arms

@@ -191,8 +191,8 @@ class Place:
                 table = self.storage.put_bytes(f"{prefix}/metrics.csv", b"step")
                 result = File(
                     id=f"file-result-{claim.job_id[-8:]}", project_id=claim.job.project_id, filename="metrics.csv",
-                    purpose="fine-tune-results", bytes=table.bytes, sha256=table.sha256, storage_key=f"{prefix}/metrics.csv",
-                    status="processed",
+                    purpose="fine-tune-results", bytes=table.bytes, sha256=table.sha256,
+                    storage_key=f"{prefix}/metrics.csv", status="processed",
                 )  # fmt: skip
                 assert claims.succeed(session, claim, model, checkpoint, result, 1234)
             else:
