@@ -80,6 +80,11 @@ class Renderer:
         """Tokens the tokenizer knows, added ones included; a base's embedding may have more rows."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
+    @property
+    def tokenizer_text(self) -> str:
+        """The tokenizer as it is used here, with the special tokens that its file leaves to the configuration."""
+        return self._tokenizer.to_str()
+
     @cached_property
     def eos_id(self) -> int:
         """The token that ends a text. Raises `TemplateRefused` when there is none."""

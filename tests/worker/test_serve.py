@@ -144,6 +144,10 @@ def ask(client: OpenAI, model: str = TUNED, **more: object) -> ChatCompletion:
     return client.chat.completions.create(model=model, messages=ASK, **options)  # pyright: ignore
 
 
+def schema(definition: dict[str, object], strict: bool = True) -> dict[str, object]:
+    return {"type": "json_schema", "json_schema": {"name": "shape", "strict": strict, "schema": definition}}
+
+
 def test_base_model_and_checkpoint_answer(client: OpenAI) -> None:
     tuned = ask(client)
     choice = tuned.choices[0]
@@ -232,7 +236,12 @@ def test_n_seed_stop_and_logprobs(client: OpenAI) -> None:
         ({"top_logprobs": 2}, 400, "invalid_value", "top_logprobs"),
         ({"stream_options": {}}, 400, "invalid_value", "stream_options"),
         ({"tools": [{"type": "function"}]}, 400, "invalid_value", "tools"),
-        ({"response_format": {"type": "json_object"}}, 400, "invalid_value", "response_format"),
+        ({"response_format": {"type": "yaml"}}, 400, "invalid_value", "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, 400, "invalid_value", "response_format"),
+        ({"response_format": schema({"type": "king"})}, 400, "invalid_json_schema", "response_format"),
+        ({"response_format": schema({"$ref": "http://x/y"})}, 400, "invalid_json_schema", "response_format"),
+        ({"response_format": schema({"not": {}})}, 400, "invalid_json_schema", "response_format"),
+        ({"response_format": schema({"enum": ["x" * 33_000]})}, 400, "invalid_json_schema", "response_format"),
         ({"attune": {"scale": 2}}, 400, "invalid_value", "attune.scale"),
     ],
 )  # fmt: skip

@@ -38,6 +38,7 @@ from worker.serve.resolve import Source
 from worker.serve.scheduler import Scheduler
 
 if TYPE_CHECKING:
+    from worker.engine.constrain import Grammar
     from worker.engine.generate import Generation
 
 log = structlog.get_logger()
@@ -269,7 +270,19 @@ def _begin(borrowed: Borrowed, wanted: ChatRequest) -> Generation:
         logit_bias=tuple((int(key), bias) for key, bias in (wanted.logit_bias or {}).items()),
     )
     prompt_ids = borrowed.generator.renderer(borrowed.adapter).render_prompt(wanted.messages)
-    return borrowed.generator.begin(prompt_ids, sampling, borrowed.adapter)
+    return borrowed.generator.begin(prompt_ids, sampling, borrowed.adapter, _grammar(wanted))
+
+
+def _grammar(wanted: ChatRequest) -> Grammar | None:
+    """What `response_format` asks the answers to be."""
+    from worker.engine.constrain import json_grammar
+
+    wish = wanted.response_format
+    if wish is None or wish.type == "text":
+        return None
+    if wish.json_schema is None:
+        return json_grammar({"type": "object"}, "response_format")
+    return json_grammar(wish.json_schema.definition, "response_format", lenient=not wish.json_schema.strict)
 
 
 def _find_device(device: str) -> str:

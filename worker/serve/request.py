@@ -25,9 +25,25 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class JsonSchema(BaseModel):
+    """`strict`: a schema with a keyword that cannot be enforced is refused; without it, the keyword is passed over."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=(), populate_by_name=True)
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    definition: dict[str, JsonValue] = Field(alias="schema")
+    strict: bool | None = None
+
+
 class ResponseFormat(BaseModel):
     model_config = ConfigDict(extra="ignore")
-    type: str
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_schema(self) -> ResponseFormat:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("give json_schema, with its name and its schema")
+        return self
 
 
 class Nothing(BaseModel):
@@ -76,15 +92,6 @@ class ChatRequest(BaseModel):
         if stop == "" or (isinstance(stop, list) and "" in stop):
             raise ValueError("a stop string must not be empty")
         return stop
-
-    @field_validator("response_format")
-    @classmethod
-    def _only_text(cls, value: ResponseFormat | None) -> ResponseFormat | None:
-        if value is not None and value.type != "text":
-            raise ValueError(
-                f"{value.type} is not enforced by this server; ask for it in the prompt and remove the field"
-            )
-        return value
 
     @field_validator("logit_bias")
     @classmethod
