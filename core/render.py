@@ -25,6 +25,7 @@ from core.example_reader import read_messages
 from core.jsonl import Json
 from core.template_folder import freeze, load_tokenizer
 from core.template_probe import probe_turn, shows_arguments
+from core.tool_form import ToolForm, learn
 
 __all__ = ["Rendered", "Renderer", "Template"]
 
@@ -103,8 +104,11 @@ class Renderer:
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
 
-    def render_prompt(self, messages: list[dict[str, Json]], tools: list[dict[str, Json]] | None = None) -> list[int]:
-        """The ids that the server feeds before it generates the assistant's next turn.
+    def render_prompt(
+        self, messages: list[dict[str, Json]], tools: list[dict[str, Json]] | None = None, *, opening: str = ""
+    ) -> list[int]:
+        """The ids that the server feeds before it generates the assistant's next turn; `opening`, text of the
+        template's own, is how that turn has to begin.
 
         Raises `AttuneError` that names the field of a message that cannot be rendered.
         """
@@ -114,7 +118,7 @@ class Renderer:
             text = self._text.render(self._messages(conversation), conversation.tools, prompt=True)
         except InvalidExample as error:
             raise AttuneError(error.message, code=error.code, param=error.field or "messages") from error
-        return self._encode(text).ids
+        return self._encode(text + opening).ids
 
     def render_example(self, example: Example, line: int | None = None) -> list[Rendered]:
         """The sequences of an example: one, or one for each supervised turn where a template rewrites its past.
@@ -269,6 +273,18 @@ class Renderer:
         if shows_arguments(self._text, as_text=False):
             return "object"
         return "text" if shows_arguments(self._text, as_text=True) else None
+
+    @cached_property
+    def tool_form(self) -> ToolForm | None:
+        """How this base writes tool calls; None where it cannot be offered functions."""
+        if self._arguments_form is None:
+            return None
+        return learn(
+            self._text,
+            arguments_as_text=self._arguments_form == "text",
+            stops=self._stop_texts,
+            shown=lambda text: self.decode(self.encode(text)),
+        )
 
     @cached_property
     def _opens_turn(self) -> bool:

@@ -32,13 +32,13 @@ from core.storage import Storage, open_storage
 from worker.device import DeviceHold
 from worker.serve import wire
 from worker.serve.answering import ClientGone, deltas, while_connected
+from worker.serve.begin import begin_chat, call_reader
 from worker.serve.request import ChatRequest, parse_request
 from worker.serve.residency import Borrowed, Residency
 from worker.serve.resolve import Source
 from worker.serve.scheduler import Scheduler
 
 if TYPE_CHECKING:
-    from worker.engine.constrain import Grammar
     from worker.engine.generate import Generation
 
 log = structlog.get_logger()
@@ -172,7 +172,7 @@ class Server:
             raise Unavailable("the server is starting", retry_after_s=START_WAIT_S) from None
         async with AsyncExitStack() as stack:
             borrowed = await stack.enter_async_context(residency.borrow(wanted.model))
-            generation = await asyncio.to_thread(_begin, borrowed, wanted)
+            generation = await asyncio.to_thread(begin_chat, borrowed, wanted)
             return _Answer(self._scheduler, borrowed, generation, wanted, stack.pop_all())
         raise AssertionError("unreachable: the stack swallows nothing")
 
@@ -209,6 +209,7 @@ class _Answer(Response):
             n=generation.sampling.n,
             logprobs=bool(wanted.logprobs),
             usage=wanted.stream_options is not None and wanted.stream_options.include_usage,
+            reader=lambda: call_reader(borrowed, wanted),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -251,38 +252,6 @@ class _Answer(Response):
 
     def _counts(self) -> tuple[int, int]:
         return len(self._generation.prompt_ids), self._generation.completion_tokens
-
-
-def _begin(borrowed: Borrowed, wanted: ChatRequest) -> Generation:
-    """Render with the model's frozen template. Raises AttuneError for messages it refuses, or that do not fit."""
-    from worker.engine.generate import Sampling
-
-    sampling = Sampling(
-        max_tokens=wanted.max_completion_tokens or wanted.max_tokens,
-        temperature=1.0 if wanted.temperature is None else wanted.temperature,
-        top_p=wanted.top_p or 1.0,
-        n=wanted.n or 1,
-        seed=wanted.seed,
-        stop=wanted.stop_strings,
-        top_logprobs=(wanted.top_logprobs or 0) if wanted.logprobs else None,
-        frequency_penalty=wanted.frequency_penalty or 0.0,
-        presence_penalty=wanted.presence_penalty or 0.0,
-        logit_bias=tuple((int(key), bias) for key, bias in (wanted.logit_bias or {}).items()),
-    )
-    prompt_ids = borrowed.generator.renderer(borrowed.adapter).render_prompt(wanted.messages)
-    return borrowed.generator.begin(prompt_ids, sampling, borrowed.adapter, _grammar(wanted))
-
-
-def _grammar(wanted: ChatRequest) -> Grammar | None:
-    """What `response_format` asks the answers to be."""
-    from worker.engine.constrain import json_grammar
-
-    wish = wanted.response_format
-    if wish is None or wish.type == "text":
-        return None
-    if wish.json_schema is None:
-        return json_grammar({"type": "object"}, "response_format")
-    return json_grammar(wish.json_schema.definition, "response_format", lenient=not wish.json_schema.strict)
 
 
 def _find_device(device: str) -> str:
