@@ -120,6 +120,20 @@ class Renderer:
             raise AttuneError(error.message, code=error.code, param=error.field or "messages") from error
         return self._encode(text + opening).ids
 
+    def render_text_prompt(self, prompt: str) -> list[int]:
+        """The ids of a plain prompt, as training puts them before a completion.
+
+        Raises `AttuneError` (special_token_in_text) that names the field, and for a prompt of no token.
+        """
+        try:
+            self._control.refuse_in(Completion(prompt, ""))
+        except InvalidExample as error:
+            raise AttuneError(error.message, code=error.code, param="prompt") from error
+        ids = self.encode(prompt, special=True)
+        if not ids:
+            raise AttuneError("prompt is empty; give some text to go on from", code="invalid_value", param="prompt")
+        return ids
+
     def render_example(self, example: Example, line: int | None = None) -> list[Rendered]:
         """The sequences of an example: one, or one for each supervised turn where a template rewrites its past.
 

@@ -1,4 +1,4 @@
-"""The server's HTTP side: POST /v1/chat/completions and GET /health, behind one bearer token.
+"""The server's HTTP side: the two routes that complete, and GET /health, behind one bearer token.
 
 `Server` owns everything that lives as long as the process: scheduler, models in memory, and its row in the
 database. /health answers from the first moment, while torch is still being imported.
@@ -30,13 +30,14 @@ from core.serve_token import serve_token
 from core.settings import Settings
 from core.storage import Storage, open_storage
 from worker.device import DeviceHold
-from worker.serve import wire
+from worker.serve import text_wire, wire
 from worker.serve.answering import ClientGone, deltas, while_connected
-from worker.serve.begin import begin_chat, call_reader
+from worker.serve.begin import begin_chat, begin_text, call_reader
 from worker.serve.request import ChatRequest, parse_request
 from worker.serve.residency import Borrowed, Residency
 from worker.serve.resolve import Source
 from worker.serve.scheduler import Scheduler
+from worker.serve.text_request import TextRequest
 
 if TYPE_CHECKING:
     from worker.engine.generate import Generation
@@ -71,6 +72,7 @@ class Server:
             routes=[
                 Route("/health", self._health),
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/v1/completions", self._text, methods=["POST"]),
             ],
             exception_handlers={
                 AttuneError: _on_attune_error,
@@ -164,17 +166,49 @@ class Server:
 
     async def _chat(self, request: Request) -> Response:
         self._authenticate(request)
-        wanted = parse_request(await _body(request, self._settings.max_json_bytes))
+        wanted = parse_request(ChatRequest, await _body(request, self._settings.max_json_bytes))
+        async with self._borrow(wanted.model) as (borrowed, stack):
+            generation = await asyncio.to_thread(begin_chat, borrowed, wanted)
+            completion = wire.Completion(
+                wanted.model,
+                borrowed.servable.fingerprint,
+                borrowed.generator.renderer(borrowed.adapter),
+                n=generation.sampling.n,
+                logprobs=bool(wanted.logprobs),
+                usage=wanted.stream_options is not None and wanted.stream_options.include_usage,
+                reader=lambda: call_reader(borrowed, wanted),
+            )
+            streams = bool(wanted.stream)
+            return _Answer(self._scheduler, borrowed, generation, completion, stack.pop_all(), streams=streams)
+        raise AssertionError("unreachable: the stack swallows nothing")
+
+    async def _text(self, request: Request) -> Response:
+        self._authenticate(request)
+        wanted = parse_request(TextRequest, await _body(request, self._settings.max_json_bytes))
+        async with self._borrow(wanted.model) as (borrowed, stack):
+            generation = await asyncio.to_thread(begin_text, borrowed, wanted)
+            completion = text_wire.TextCompletion(
+                wanted.model,
+                borrowed.servable.fingerprint,
+                borrowed.generator.renderer(borrowed.adapter),
+                n=generation.sampling.n,
+                logprobs=wanted.logprobs is not None,
+                usage=wanted.stream_options is not None and wanted.stream_options.include_usage,
+            )
+            streams = bool(wanted.stream)
+            return _Answer(self._scheduler, borrowed, generation, completion, stack.pop_all(), streams=streams)
+        raise AssertionError("unreachable: the stack swallows nothing")
+
+    @asynccontextmanager
+    async def _borrow(self, model_id: str) -> AsyncGenerator[tuple[Borrowed, AsyncExitStack]]:
+        """The model, given back with the block unless the stack is taken over."""
         assert self._residency is not None
         try:
             residency = await asyncio.wait_for(asyncio.shield(self._residency), START_WAIT_S)
         except TimeoutError:
             raise Unavailable("the server is starting", retry_after_s=START_WAIT_S) from None
         async with AsyncExitStack() as stack:
-            borrowed = await stack.enter_async_context(residency.borrow(wanted.model))
-            generation = await asyncio.to_thread(begin_chat, borrowed, wanted)
-            return _Answer(self._scheduler, borrowed, generation, wanted, stack.pop_all())
-        raise AssertionError("unreachable: the stack swallows nothing")
+            yield await stack.enter_async_context(residency.borrow(model_id)), stack
 
     def _authenticate(self, request: Request) -> None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -194,23 +228,17 @@ class _Answer(Response):
         scheduler: Scheduler,
         borrowed: Borrowed,
         generation: Generation,
-        wanted: ChatRequest,
+        completion: wire.Completion | text_wire.TextCompletion,
         borrowing: AsyncExitStack,
+        *,
+        streams: bool,
     ) -> None:
         self._scheduler = scheduler
         self._borrowed = borrowed
         self._generation = generation
-        self._streams = bool(wanted.stream)
+        self._streams = streams
         self._borrowing = borrowing
-        self._completion = wire.Completion(
-            wanted.model,
-            borrowed.servable.fingerprint,
-            borrowed.generator.renderer(borrowed.adapter),
-            n=generation.sampling.n,
-            logprobs=bool(wanted.logprobs),
-            usage=wanted.stream_options is not None and wanted.stream_options.include_usage,
-            reader=lambda: call_reader(borrowed, wanted),
-        )
+        self._completion = completion
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._borrowing:

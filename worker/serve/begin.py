@@ -11,6 +11,7 @@ from core.errors import AttuneError
 from core.tool_form import ToolForm
 from worker.serve.request import ChatRequest, ToolChoice
 from worker.serve.residency import Borrowed
+from worker.serve.text_request import MAX_TOKENS, TextRequest
 from worker.serve.tool_calls import ToolCallReader
 
 if TYPE_CHECKING:
@@ -41,6 +42,26 @@ def begin_chat(borrowed: Borrowed, wanted: ChatRequest) -> Generation:
     prompt_ids = renderer.render_prompt(wanted.messages, tools or None, opening=opening)
     grammar = _tool_grammar(form, wanted) if form else _format_grammar(wanted)
     return borrowed.generator.begin(prompt_ids, sampling, borrowed.adapter, grammar)
+
+
+def begin_text(borrowed: Borrowed, wanted: TextRequest) -> Generation:
+    """Go on from a plain prompt. Raises AttuneError for one that does not fit, or that holds control tokens."""
+    from worker.engine.generate import Sampling
+
+    sampling = Sampling(
+        max_tokens=wanted.max_tokens or MAX_TOKENS,
+        temperature=1.0 if wanted.temperature is None else wanted.temperature,
+        top_p=wanted.top_p or 1.0,
+        n=wanted.n or 1,
+        seed=wanted.seed,
+        stop=wanted.stop_strings,
+        top_logprobs=wanted.logprobs,
+        frequency_penalty=wanted.frequency_penalty or 0.0,
+        presence_penalty=wanted.presence_penalty or 0.0,
+        logit_bias=tuple((int(key), bias) for key, bias in (wanted.logit_bias or {}).items()),
+    )
+    prompt_ids = borrowed.generator.renderer(borrowed.adapter).render_text_prompt(wanted.prompt_text)
+    return borrowed.generator.begin(prompt_ids, sampling, borrowed.adapter)
 
 
 def call_reader(borrowed: Borrowed, wanted: ChatRequest) -> ToolCallReader | None:

@@ -4,7 +4,7 @@ is refused because ignoring it would change one. Messages are read by the render
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
@@ -196,10 +196,13 @@ _ARMS = frozenset(
 )
 
 
-def parse_request(body: bytes) -> ChatRequest:
+Asked = TypeVar("Asked", bound=BaseModel)
+
+
+def parse_request(kind: type[Asked], body: bytes) -> Asked:
     """Raises AttuneError that names the field and what is wrong with it."""
     try:
-        return ChatRequest.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         if first["type"] == "json_invalid":

@@ -123,7 +123,7 @@ class Completion:
         """The last chunk, where it was asked for."""
         if not self._wants_usage:
             return None
-        usage = _usage(prompt_tokens, completion_tokens)
+        usage = usage_of(prompt_tokens, completion_tokens)
         return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage}
 
     def whole(self, prompt_tokens: int, completion_tokens: int) -> Json:
@@ -136,7 +136,7 @@ class Completion:
             }
             for index, choice in enumerate(self._choices)
         ]
-        usage = _usage(prompt_tokens, completion_tokens)
+        usage = usage_of(prompt_tokens, completion_tokens)
         return {**self._head, "object": "chat.completion", "choices": choices, "usage": usage}
 
     def _chunk(self, index: int, delta: Json, logprobs: list[Json] | None, finish_reason: str | None) -> Json:
@@ -172,7 +172,7 @@ def _call(call: ToolCall, arguments: str | None = None) -> Json:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": shown}}
 
 
-def _usage(prompt_tokens: int, completion_tokens: int) -> Json:
+def usage_of(prompt_tokens: int, completion_tokens: int) -> Json:
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
