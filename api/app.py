@@ -9,7 +9,7 @@ import httpx
 from anyio import to_thread
 from fastapi import FastAPI
 
-from api import attune, chat, errors, files, health, jobs, models, operators
+from api import attune, chat, errors, files, graders, health, jobs, models, operators
 from api.auth import Gate
 from api.background import create_background
 from api.body import Pace
@@ -58,7 +58,7 @@ def create_app(settings: Settings, *, with_background: bool = True, pace: Pace |
         redirect_slashes=False,
     )
     errors.install(app)
-    for module in (health, files, jobs, models, chat, attune, operators):
+    for module in (health, files, jobs, models, chat, graders, attune, operators):
         app.include_router(module.router)
     app.add_middleware(Gate, pace=pace or Pace())
     app.add_middleware(Edge, requests=requests)  # the last added is the outermost
