@@ -16,6 +16,7 @@ from api import (
     docs,
     errors,
     files,
+    graders,
     health,
     jobs,
     keys,
@@ -86,7 +87,7 @@ def create_app(settings: Settings, *, with_background: bool = True, pace: Pace |
     )
     errors.install(app)
     openapi.install(app)
-    routed = (health, files, uploads, jobs, stream, permissions, models, chat, attune, keys, audit, operators)
+    routed = (health, files, uploads, jobs, stream, permissions, models, chat, graders, attune, keys, audit, operators)
     for module in (*routed, quotas, webhooks):
         app.include_router(module.router)
     app.include_router(docs.router)

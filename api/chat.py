@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: handed to a server that generates, and its answer handed back as it comes.
+"""POST /v1/chat/completions and /v1/completions: handed to a server that generates, and answered as it answers.
 
 Whose model it is, is settled here; what is asked of it, the server judges. A client that leaves ends the work.
 """
@@ -23,8 +23,9 @@ from api.wire import ModelId
 from core import catalog, published, servers
 from core.errors import AttuneError, Unavailable
 from core.models import Server
+from core.projects import Principal
 
-router = APIRouter(prefix="/v1/chat/completions", tags=["chat"])
+router = APIRouter(prefix="/v1", tags=["chat"])
 NO_SERVER_RETRY_S = 5.0
 _PASSED_ON = ("content-type", "retry-after", "x-should-retry")
 
@@ -38,13 +39,44 @@ class ChatRequest(BaseModel):
     messages: Annotated[list[object], Field(min_length=1)]
 
 
-@router.post("")
+class TextRequest(BaseModel):
+    """The older route, with a plain prompt; the server judges the rest."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    model: ModelId
+    prompt: str | list[object]
+
+
+@router.post("/chat/completions")
 async def create_chat_completion(body: ChatRequest, request: Request, caller: Caller, parts: Within) -> Response:
+    return await _answer("chat/completions", body, request, caller, parts)
+
+
+@router.post("/completions")
+async def create_completion(body: TextRequest, request: Request, caller: Caller, parts: Within) -> Response:
+    return await _answer("completions", body, request, caller, parts)
+
+
+@router.post("/embeddings")
+async def create_embeddings(caller: Caller) -> Response:
+    """Always refused: the base models here make text."""
+    raise AttuneError(
+        "This place has no embedding models: its base models generate text. Send embeddings to a server made for "
+        "them, for instance a second OpenAI client whose base_url is a text-embeddings-inference or vLLM server.",
+        code="unsupported_endpoint",
+        param="model",
+    )
+
+
+async def _answer(
+    route: str, body: ChatRequest | TextRequest, request: Request, caller: Principal, parts: Parts
+) -> Response:
     candidates = await to_thread.run_sync(_servers_for, parts, caller.project_id, body.model)
     content = _written_anew(body)
     for server in candidates:
         try:
-            answer = await _unless_left(request, parts, _request(parts, server, content))
+            answer = await _unless_left(request, parts, _request(parts, server, route, content))
         except httpx.ConnectError:
             continue  # it ended a moment ago; its row ages out
         except httpx.TransportError as error:
@@ -62,7 +94,7 @@ async def create_chat_completion(body: ChatRequest, request: Request, caller: Ca
     )
 
 
-def _written_anew(body: ChatRequest) -> bytes:
+def _written_anew(body: ChatRequest | TextRequest) -> bytes:
     """What was checked is what is sent, whatever doubled keys the client's text held."""
     try:
         return json.dumps(body.model_dump(), allow_nan=False).encode()
@@ -79,11 +111,11 @@ def _servers_for(parts: Parts, project_id: str, model_id: str) -> list[Server]:
         return list(servers.find(session, base))
 
 
-def _request(parts: Parts, server: Server, content: bytes) -> httpx.Request:
+def _request(parts: Parts, server: Server, route: str, content: bytes) -> httpx.Request:
     headers = {"content-type": "application/json"}
     if server.device != servers.EXTERNAL:  # our token is nobody else's to know
         headers["authorization"] = f"Bearer {parts.serve_token}"
-    url = f"{server.address.rstrip('/')}/v1/chat/completions"
+    url = f"{server.address.rstrip('/')}/v1/{route}"
     return parts.http.build_request("POST", url, content=content, headers=headers)
 
 

@@ -25,6 +25,7 @@ from core.example_reader import read_messages
 from core.jsonl import Json
 from core.template_folder import freeze, load_tokenizer
 from core.template_probe import probe_turn, shows_arguments
+from core.tool_form import ToolForm, learn
 
 __all__ = ["Rendered", "Renderer", "Template"]
 
@@ -80,6 +81,11 @@ class Renderer:
         """Tokens the tokenizer knows, added ones included; a base's embedding may have more rows."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
+    @property
+    def tokenizer_text(self) -> str:
+        """The tokenizer as it is used here, with the special tokens that its file leaves to the configuration."""
+        return self._tokenizer.to_str()
+
     @cached_property
     def eos_id(self) -> int:
         """The token that ends a text. Raises `TemplateRefused` when there is none."""
@@ -98,8 +104,11 @@ class Renderer:
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
 
-    def render_prompt(self, messages: list[dict[str, Json]], tools: list[dict[str, Json]] | None = None) -> list[int]:
-        """The ids that the server feeds before it generates the assistant's next turn.
+    def render_prompt(
+        self, messages: list[dict[str, Json]], tools: list[dict[str, Json]] | None = None, *, opening: str = ""
+    ) -> list[int]:
+        """The ids that the server feeds before it generates the assistant's next turn; `opening`, text of the
+        template's own, is how that turn has to begin.
 
         Raises `AttuneError` that names the field of a message that cannot be rendered.
         """
@@ -109,7 +118,21 @@ class Renderer:
             text = self._text.render(self._messages(conversation), conversation.tools, prompt=True)
         except InvalidExample as error:
             raise AttuneError(error.message, code=error.code, param=error.field or "messages") from error
-        return self._encode(text).ids
+        return self._encode(text + opening).ids
+
+    def render_text_prompt(self, prompt: str) -> list[int]:
+        """The ids of a plain prompt, as training puts them before a completion.
+
+        Raises `AttuneError` (special_token_in_text) that names the field, and for a prompt of no token.
+        """
+        try:
+            self._control.refuse_in(Completion(prompt, ""))
+        except InvalidExample as error:
+            raise AttuneError(error.message, code=error.code, param="prompt") from error
+        ids = self.encode(prompt, special=True)
+        if not ids:
+            raise AttuneError("prompt is empty; give some text to go on from", code="invalid_value", param="prompt")
+        return ids
 
     def render_example(self, example: Example, line: int | None = None) -> list[Rendered]:
         """The sequences of an example: one, or one for each supervised turn where a template rewrites its past.
@@ -275,6 +298,18 @@ class Renderer:
         if shows_arguments(self._text, as_text=False):
             return "object"
         return "text" if shows_arguments(self._text, as_text=True) else None
+
+    @cached_property
+    def tool_form(self) -> ToolForm | None:
+        """How this base writes tool calls; None where it cannot be offered functions."""
+        if self._arguments_form is None:
+            return None
+        return learn(
+            self._text,
+            arguments_as_text=self._arguments_form == "text",
+            stops=self._stop_texts,
+            shown=lambda text: self.decode(self.encode(text)),
+        )
 
     @cached_property
     def _opens_turn(self) -> bool:

@@ -55,6 +55,15 @@ def generator(seen: Seen) -> FastAPI:
         head = {"id": "c", "object": "chat.completion", "created": 1, "model": body["model"]}
         return JSONResponse({**head, "choices": [choice]})
 
+    @app.post("/v1/completions")
+    async def text(request: Request) -> Response:
+        body = await request.json()
+        seen.bodies.append(body)
+        choice = {"index": 0, "finish_reason": "stop", "text": body["prompt"].upper(), "logprobs": None}
+        return JSONResponse(
+            {"id": "c", "object": "text_completion", "created": 1, "model": body["model"], "choices": [choice]}
+        )
+
     async def stream(model: str, words: str) -> AsyncIterator[str]:
         try:
             for number in range(10_000 if words == "endless" else CHUNKS):
@@ -100,6 +109,19 @@ def test_base_and_own_model_reach_the_bases_server(web: Place, tenant: Tenant, s
     assert ask(tenant, "hello", model_id) == "HELLO"
     assert [body["model"] for body in seen.bodies] == [BASE, model_id]
     assert seen.tokens == [None, None]  # our token is not for an operator's server
+
+
+def test_the_older_route_goes_the_same_way(tenant: Tenant, seen: Seen) -> None:
+    assert tenant.openai.completions.create(model=BASE, prompt="hello", echo=False).choices[0].text == "HELLO"
+    assert seen.bodies[-1] == {"model": BASE, "prompt": "hello", "echo": False}
+    with pytest.raises(openai.NotFoundError):
+        tenant.openai.completions.create(model="ft:of:nobody::00000000", prompt="hello")
+
+
+def test_embeddings_are_refused_with_what_to_use_instead(tenant: Tenant) -> None:
+    with pytest.raises(openai.BadRequestError, match="base_url") as refused:
+        tenant.openai.embeddings.create(model=BASE, input="hello")
+    assert refused.value.code == "unsupported_endpoint"
 
 
 def test_our_own_server_gets_the_token(web: Place, tenant: Tenant) -> None:

@@ -44,6 +44,7 @@ TUNED = "ft:tiny:one:shirts:AbCd1234"
 CHECKPOINT = f"{TUNED}:ckpt-step-20"
 QUESTION, ANSWER = next(iter(QUESTIONS.items()))
 ASK = [{"role": "user", "content": QUESTION}]
+TOOLS = [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}]
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,10 @@ def ask(client: OpenAI, model: str = TUNED, **more: object) -> ChatCompletion:
     return client.chat.completions.create(model=model, messages=ASK, **options)  # pyright: ignore
 
 
+def schema(definition: dict[str, object], strict: bool = True) -> dict[str, object]:
+    return {"type": "json_schema", "json_schema": {"name": "shape", "strict": strict, "schema": definition}}
+
+
 def test_base_model_and_checkpoint_answer(client: OpenAI) -> None:
     tuned = ask(client)
     choice = tuned.choices[0]
@@ -232,7 +237,19 @@ def test_n_seed_stop_and_logprobs(client: OpenAI) -> None:
         ({"top_logprobs": 2}, 400, "invalid_value", "top_logprobs"),
         ({"stream_options": {}}, 400, "invalid_value", "stream_options"),
         ({"tools": [{"type": "function"}]}, 400, "invalid_value", "tools"),
-        ({"response_format": {"type": "json_object"}}, 400, "invalid_value", "response_format"),
+        ({"tools": TOOLS}, 400, "tools_unsupported", "tools"),
+        ({"tool_choice": "required"}, 400, "invalid_value", "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "x"}}}, 400, "invalid_value", "tool_choice"),  # noqa: E501
+        ({"tools": TOOLS, "response_format": {"type": "json_object"}}, 400, "invalid_value", "response_format"),
+        ({"functions": [{"name": "f"}]}, 400, "invalid_value", "functions"),
+        ({"function_call": "auto"}, 400, "invalid_value", "function_call"),
+        ({"reasoning_effort": "high"}, 400, "invalid_value", "reasoning_effort"),
+        ({"response_format": {"type": "yaml"}}, 400, "invalid_value", "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, 400, "invalid_value", "response_format"),
+        ({"response_format": schema({"type": "king"})}, 400, "invalid_json_schema", "response_format"),
+        ({"response_format": schema({"$ref": "http://x/y"})}, 400, "invalid_json_schema", "response_format"),
+        ({"response_format": schema({"not": {}})}, 400, "invalid_json_schema", "response_format"),
+        ({"response_format": schema({"enum": ["x" * 33_000]})}, 400, "invalid_json_schema", "response_format"),
         ({"attune": {"scale": 2}}, 400, "invalid_value", "attune.scale"),
     ],
 )  # fmt: skip

@@ -19,6 +19,7 @@ from core.errors import AttuneError, Unavailable
 from core.render import Renderer
 from worker.engine.adapter import StoredAdapter, read_adapter
 from worker.engine.answer import Answer, FinishReason, TokenLogprob
+from worker.engine.constrain import Constraint, Grammar, Vocabulary
 from worker.engine.lora import LoraModules
 
 PREFILL_TOKENS = 512  # of a prompt in one step, so that a long prompt does not hold the others up
@@ -58,6 +59,7 @@ class _Sequence:
     index: int
     answer: Answer
     random: torch.Generator
+    constraint: Constraint | None
 
 
 @dataclass
@@ -118,6 +120,8 @@ class Generator:
         self.model = model
         self.lora = LoraModules(model)
         self._renderers: dict[str | None, Renderer] = {None: renderer}
+        # Adapters keep their base's tokenizer: one vocabulary serves them all
+        self._vocabularies: dict[tuple[str, tuple[int, ...]], Vocabulary] = {}
         self.context_tokens = int(model.config.get_text_config().max_position_embeddings)
 
     def add(self, name: str, adapter: ServableAdapter) -> None:
@@ -141,20 +145,37 @@ class Generator:
         """What turns messages into the prompt that this adapter (or the base) was made for."""
         return self._renderers[adapter]
 
-    def begin(self, prompt_ids: Sequence[int], sampling: Sampling, adapter: str | None = None) -> Generation:
-        """A request that has not yet run. Raises AttuneError when it does not fit the context."""
+    def begin(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        adapter: str | None = None,
+        grammar: Grammar | None = None,
+    ) -> Generation:
+        """A request that has not yet run; with `grammar`, every answer of it follows that.
+
+        Raises AttuneError when it does not fit the context, or when the grammar cannot be followed.
+        """
         renderer = self._renderers[adapter]
         max_tokens = fit_context(len(prompt_ids), sampling.max_tokens, self.context_tokens)
+        constraint = None if grammar is None else self._vocabulary(renderer).compile(grammar)
         sequences = [
             _Sequence(
                 index,
                 Answer(renderer, stop_ids=renderer.template.stop_ids, stop=sampling.stop, max_tokens=max_tokens),
                 _random(sampling.seed, index),
+                None if constraint is None else constraint.copy(),
             )
             for index in range(sampling.n)
         ]
         cache = DynamicCache(config=self.model.config)
         return Generation(list(prompt_ids), adapter, sampling, sequences, cache, live=list(sequences))
+
+    def _vocabulary(self, renderer: Renderer) -> Vocabulary:
+        key = (renderer.template.tokenizer_sha256, renderer.template.stop_ids)
+        if key not in self._vocabularies:
+            self._vocabularies[key] = Vocabulary(renderer.tokenizer_text, renderer.template.stop_ids)
+        return self._vocabularies[key]
 
     # no_grad and not inference_mode: buffers that a model makes on the way must stay fit for a later training
     @torch.no_grad()
@@ -201,7 +222,10 @@ class Generator:
         deltas: list[Delta] = []
         keep: list[int] = []
         for row, sequence in enumerate(generation.live):
-            token_id = sample_token(logits_SV[row], sampling, sequence.answer.token_ids, sequence.random)
+            logits_V = logits_SV[row] if sequence.constraint is None else sequence.constraint.apply(logits_SV[row])
+            token_id = sample_token(logits_V, sampling, sequence.answer.token_ids, sequence.random)
+            if sequence.constraint is not None:
+                sequence.constraint.take(token_id)
             shown = None
             if sampling.top_logprobs is not None:
                 shown = _logprob(logits_SV[row], token_id, sampling.top_logprobs)

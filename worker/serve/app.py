@@ -1,4 +1,4 @@
-"""The server's HTTP side: POST /v1/chat/completions and GET /health, behind one bearer token.
+"""The server's HTTP side: the two routes that complete, and GET /health, behind one bearer token.
 
 `Server` owns everything that lives as long as the process: scheduler, models in memory, and its row in the
 database. /health answers from the first moment, while torch is still being imported.
@@ -30,12 +30,14 @@ from core.serve_token import serve_token
 from core.settings import Settings
 from core.storage import Storage, open_storage
 from worker.device import DeviceHold
-from worker.serve import wire
+from worker.serve import text_wire, wire
 from worker.serve.answering import ClientGone, deltas, while_connected
+from worker.serve.begin import begin_chat, begin_text, call_reader
 from worker.serve.request import ChatRequest, parse_request
 from worker.serve.residency import Borrowed, Residency
 from worker.serve.resolve import Source
 from worker.serve.scheduler import Scheduler
+from worker.serve.text_request import TextRequest
 
 if TYPE_CHECKING:
     from worker.engine.generate import Generation
@@ -70,6 +72,7 @@ class Server:
             routes=[
                 Route("/health", self._health),
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/v1/completions", self._text, methods=["POST"]),
             ],
             exception_handlers={
                 AttuneError: _on_attune_error,
@@ -163,17 +166,49 @@ class Server:
 
     async def _chat(self, request: Request) -> Response:
         self._authenticate(request)
-        wanted = parse_request(await _body(request, self._settings.max_json_bytes))
+        wanted = parse_request(ChatRequest, await _body(request, self._settings.max_json_bytes))
+        async with self._borrow(wanted.model) as (borrowed, stack):
+            generation = await asyncio.to_thread(begin_chat, borrowed, wanted)
+            completion = wire.Completion(
+                wanted.model,
+                borrowed.servable.fingerprint,
+                borrowed.generator.renderer(borrowed.adapter),
+                n=generation.sampling.n,
+                logprobs=bool(wanted.logprobs),
+                usage=wanted.stream_options is not None and wanted.stream_options.include_usage,
+                reader=lambda: call_reader(borrowed, wanted),
+            )
+            streams = bool(wanted.stream)
+            return _Answer(self._scheduler, borrowed, generation, completion, stack.pop_all(), streams=streams)
+        raise AssertionError("unreachable: the stack swallows nothing")
+
+    async def _text(self, request: Request) -> Response:
+        self._authenticate(request)
+        wanted = parse_request(TextRequest, await _body(request, self._settings.max_json_bytes))
+        async with self._borrow(wanted.model) as (borrowed, stack):
+            generation = await asyncio.to_thread(begin_text, borrowed, wanted)
+            completion = text_wire.TextCompletion(
+                wanted.model,
+                borrowed.servable.fingerprint,
+                borrowed.generator.renderer(borrowed.adapter),
+                n=generation.sampling.n,
+                logprobs=wanted.logprobs is not None,
+                usage=wanted.stream_options is not None and wanted.stream_options.include_usage,
+            )
+            streams = bool(wanted.stream)
+            return _Answer(self._scheduler, borrowed, generation, completion, stack.pop_all(), streams=streams)
+        raise AssertionError("unreachable: the stack swallows nothing")
+
+    @asynccontextmanager
+    async def _borrow(self, model_id: str) -> AsyncGenerator[tuple[Borrowed, AsyncExitStack]]:
+        """The model, given back with the block unless the stack is taken over."""
         assert self._residency is not None
         try:
             residency = await asyncio.wait_for(asyncio.shield(self._residency), START_WAIT_S)
         except TimeoutError:
             raise Unavailable("the server is starting", retry_after_s=START_WAIT_S) from None
         async with AsyncExitStack() as stack:
-            borrowed = await stack.enter_async_context(residency.borrow(wanted.model))
-            generation = await asyncio.to_thread(_begin, borrowed, wanted)
-            return _Answer(self._scheduler, borrowed, generation, wanted, stack.pop_all())
-        raise AssertionError("unreachable: the stack swallows nothing")
+            yield await stack.enter_async_context(residency.borrow(model_id)), stack
 
     def _authenticate(self, request: Request) -> None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -193,22 +228,17 @@ class _Answer(Response):
         scheduler: Scheduler,
         borrowed: Borrowed,
         generation: Generation,
-        wanted: ChatRequest,
+        completion: wire.Completion | text_wire.TextCompletion,
         borrowing: AsyncExitStack,
+        *,
+        streams: bool,
     ) -> None:
         self._scheduler = scheduler
         self._borrowed = borrowed
         self._generation = generation
-        self._streams = bool(wanted.stream)
+        self._streams = streams
         self._borrowing = borrowing
-        self._completion = wire.Completion(
-            wanted.model,
-            borrowed.servable.fingerprint,
-            borrowed.generator.renderer(borrowed.adapter),
-            n=generation.sampling.n,
-            logprobs=bool(wanted.logprobs),
-            usage=wanted.stream_options is not None and wanted.stream_options.include_usage,
-        )
+        self._completion = completion
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._borrowing:
@@ -250,26 +280,6 @@ class _Answer(Response):
 
     def _counts(self) -> tuple[int, int]:
         return len(self._generation.prompt_ids), self._generation.completion_tokens
-
-
-def _begin(borrowed: Borrowed, wanted: ChatRequest) -> Generation:
-    """Render with the model's frozen template. Raises AttuneError for messages it refuses, or that do not fit."""
-    from worker.engine.generate import Sampling
-
-    sampling = Sampling(
-        max_tokens=wanted.max_completion_tokens or wanted.max_tokens,
-        temperature=1.0 if wanted.temperature is None else wanted.temperature,
-        top_p=wanted.top_p or 1.0,
-        n=wanted.n or 1,
-        seed=wanted.seed,
-        stop=wanted.stop_strings,
-        top_logprobs=(wanted.top_logprobs or 0) if wanted.logprobs else None,
-        frequency_penalty=wanted.frequency_penalty or 0.0,
-        presence_penalty=wanted.presence_penalty or 0.0,
-        logit_bias=tuple((int(key), bias) for key, bias in (wanted.logit_bias or {}).items()),
-    )
-    prompt_ids = borrowed.generator.renderer(borrowed.adapter).render_prompt(wanted.messages)
-    return borrowed.generator.begin(prompt_ids, sampling, borrowed.adapter)
 
 
 def _find_device(device: str) -> str:

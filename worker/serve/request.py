@@ -4,7 +4,7 @@ is refused because ignoring it would change one. Messages are read by the render
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
@@ -12,12 +12,13 @@ from core.errors import AttuneError
 
 # Null, false and empty values of these are as good as absent
 REFUSED = {
-    "tools": "tool calls are not parsed by this server",
-    "functions": "functions are deprecated, and tool calls are not parsed by this server",
-    "function_call": "functions are deprecated, and tool calls are not parsed by this server",
+    "functions": "functions are deprecated; use tools",
+    "function_call": "functions are deprecated; use tools and tool_choice",
     "audio": "answers are text",
     "web_search_options": "this server searches nothing",
 }
+_FUNCTION_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
+MAX_TOOLS = 128
 
 
 class StreamOptions(BaseModel):
@@ -25,9 +26,51 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class JsonSchema(BaseModel):
+    """`strict`: a schema with a keyword that cannot be enforced is refused; without it, the keyword is passed over."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=(), populate_by_name=True)
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    definition: dict[str, JsonValue] = Field(alias="schema")
+    strict: bool | None = None
+
+
 class ResponseFormat(BaseModel):
     model_config = ConfigDict(extra="ignore")
-    type: str
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_schema(self) -> ResponseFormat:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("give json_schema, with its name and its schema")
+        return self
+
+
+class Function(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    name: str = Field(pattern=_FUNCTION_NAME)
+    parameters: dict[str, JsonValue] | None = None
+    strict: bool | None = None
+
+
+class Tool(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    type: Literal["function"]
+    function: Function
+
+
+class ChosenFunction(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    name: str
+
+
+class ToolChoice(BaseModel):
+    """The one function to call."""
+
+    model_config = ConfigDict(extra="ignore")
+    type: Literal["function"]
+    function: ChosenFunction
 
 
 class Nothing(BaseModel):
@@ -58,7 +101,14 @@ class ChatRequest(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
+    # As they came: the template writes what training wrote, keys that nobody knows included
+    tools: Annotated[list[dict[str, JsonValue]], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     modalities: list[Literal["text"]] | None = None
+    # A model has no levels of these; the default asks for nothing
+    reasoning_effort: Literal["none", "medium"] | None = None
+    verbosity: Literal["medium"] | None = None
     attune: Nothing | None = None
 
     @model_validator(mode="before")
@@ -77,21 +127,38 @@ class ChatRequest(BaseModel):
             raise ValueError("a stop string must not be empty")
         return stop
 
-    @field_validator("response_format")
-    @classmethod
-    def _only_text(cls, value: ResponseFormat | None) -> ResponseFormat | None:
-        if value is not None and value.type != "text":
-            raise ValueError(
-                f"{value.type} is not enforced by this server; ask for it in the prompt and remove the field"
-            )
-        return value
-
     @field_validator("logit_bias")
     @classmethod
     def _token_ids(cls, value: dict[str, float] | None) -> dict[str, float] | None:
         if value is not None and not all(key.isdecimal() for key in value):
             raise ValueError("the keys must be token ids")
         return value
+
+    @field_validator("tools")
+    @classmethod
+    def _functions(cls, value: list[dict[str, JsonValue]] | None) -> list[dict[str, JsonValue]] | None:
+        names: set[str] = set()
+        for index, tool in enumerate(value or []):
+            try:
+                names.add(Tool.model_validate(tool).function.name)
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                where = ".".join(str(step) for step in first["loc"])
+                raise ValueError(f"[{index}].{where}: {first['msg']}") from None
+        if len(names) < len(value or []):
+            raise ValueError("two functions have the same name")
+        return value
+
+    @model_validator(mode="after")
+    def _tools_together(self) -> ChatRequest:
+        if self.tool_choice is not None and self.tool_choice != "none" and not self.tools:
+            raise ValueError("tool_choice: only allowed when tools are given")
+        if isinstance(self.tool_choice, ToolChoice) and self.tool_choice.function.name not in self.functions:
+            raise ValueError(f"tool_choice: no function of tools has the name {self.tool_choice.function.name!r}")
+        formatted = self.response_format is not None and self.response_format.type != "text"
+        if formatted and self.offered_tools:
+            raise ValueError("response_format: not together with tools; set tool_choice to none, or leave one out")
+        return self
 
     @model_validator(mode="after")
     def _together(self) -> ChatRequest:
@@ -102,20 +169,46 @@ class ChatRequest(BaseModel):
         return self
 
     @property
+    def functions(self) -> dict[str, Function]:
+        """The functions of `tools` by name."""
+        functions = [Tool.model_validate(tool).function for tool in self.tools or []]
+        return {function.name: function for function in functions}
+
+    @property
+    def offered_tools(self) -> list[dict[str, JsonValue]]:
+        """What the model gets to see: with tool_choice none, nothing that it could call."""
+        return [] if self.tool_choice == "none" else list(self.tools or [])
+
+    @property
     def stop_strings(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
-def parse_request(body: bytes) -> ChatRequest:
+# What pydantic calls the arms of a union
+_ARMS = frozenset(
+    (
+        "str",
+        "list[constrained-str]",
+        "list[dict[str,json-or-python]]",
+        "ToolChoice",
+        "literal['none','auto','required']",
+    )
+)
+
+
+Asked = TypeVar("Asked", bound=BaseModel)
+
+
+def parse_request(kind: type[Asked], body: bytes) -> Asked:
     """Raises AttuneError that names the field and what is wrong with it."""
     try:
-        return ChatRequest.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         if first["type"] == "json_invalid":
             raise AttuneError(f"The body is no JSON: {first['msg']}", code="invalid_json") from error
         message = first["msg"].removeprefix("Value error, ")
-        path = [str(part) for part in first["loc"] if part not in ("str", "list[constrained-str]")]
+        path = [str(part) for part in first["loc"] if part not in _ARMS]
         param = ".".join(path) or (message.split(":", 1)[0] if ": " in message else None)
         if path:
             message = f"Invalid value for '{param}': {message}"

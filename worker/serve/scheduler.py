@@ -7,7 +7,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
@@ -64,6 +65,8 @@ class Scheduler:
         future: Future[Result] = Future()
 
         def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return  # who asked has gone away; an answer to nobody would end this thread
             try:
                 future.set_result(work())
             except BaseException as error:
@@ -93,7 +96,7 @@ class Scheduler:
             pass
         for ticket in (*self._live, *self._waiting):
             ticket.deliver(Unavailable("the server is shutting down"))
-            ticket.ended.set_result(None)
+            _say_ended(ticket)
 
     def _round(self) -> bool:
         """Every call that waits, and one step of every live request; False once closed.
@@ -116,7 +119,7 @@ class Scheduler:
             if not self._step(ticket):
                 with self._condition:
                     self._live.remove(ticket)
-                ticket.ended.set_result(None)
+                _say_ended(ticket)
         return True
 
     def _step(self, ticket: Ticket) -> bool:
@@ -132,3 +135,9 @@ class Scheduler:
         if deltas:
             ticket.deliver(deltas)
         return not ticket.generation.done
+
+
+def _say_ended(ticket: Ticket) -> None:
+    """To whoever still waits for it."""
+    with suppress(InvalidStateError):
+        ticket.ended.set_result(None)

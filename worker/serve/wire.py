@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from core import ids
 from core.errors import AttuneError
+from worker.serve.tool_calls import ToolCall, ToolCallReader
 
 if TYPE_CHECKING:
     from core.render import Renderer
@@ -31,16 +33,34 @@ def event(data: Json | str) -> bytes:
 
 @dataclass
 class _Choice:
+    reader: ToolCallReader | None  # None: no call can be in it
     text: list[str] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
     logprobs: list[Json] = field(default_factory=list)
     finish_reason: str | None = None
+
+    def message(self) -> Json:
+        content = "".join(self.text)
+        message: Json = {"role": "assistant", "content": content, "refusal": None}
+        if self.calls:
+            message["content"] = content or None
+            message["tool_calls"] = [_call(call) for call in self.calls]
+        return message
 
 
 class Completion:
     """The answer to one request: `take` each delta; then `whole`, or what `take` gave on the way."""
 
     def __init__(
-        self, model: str, fingerprint: str, renderer: Renderer, *, n: int, logprobs: bool, usage: bool
+        self,
+        model: str,
+        fingerprint: str,
+        renderer: Renderer,
+        *,
+        n: int,
+        logprobs: bool,
+        usage: bool,
+        reader: Callable[[], ToolCallReader | None] = lambda: None,
     ) -> None:
         self._head: Json = {
             "id": "chatcmpl-" + ids.random_text(24),
@@ -51,45 +71,72 @@ class Completion:
         self._renderer = renderer
         self._wants_logprobs = logprobs
         self._wants_usage = usage
-        self._choices = [_Choice() for _ in range(n)]
+        self._choices = [_Choice(reader()) for _ in range(n)]
 
     def first_chunks(self) -> list[Json]:
         """Each choice opens with its role."""
-        opening: Json = {"role": "assistant", "content": "", "refusal": None}
-        return [self._chunk(index, opening, None, None) for index in range(len(self._choices))]
+        return [
+            self._chunk(
+                index,
+                {"role": "assistant", "content": None if choice.reader else "", "refusal": None},
+                None,
+                None,
+            )
+            for index, choice in enumerate(self._choices)
+        ]
 
     def take(self, delta: Delta) -> list[Json]:
         """Add a delta; the chunks that stream it."""
         choice = self._choices[delta.index]
         chunks: list[Json] = []
         shown = [self._shown(logprob) for logprob in delta.logprobs]
-        choice.text.append(delta.text)
         choice.logprobs.extend(shown)
-        if delta.text or shown:
-            chunks.append(self._chunk(delta.index, {"content": delta.text}, shown, None))
+        parts: list[str | ToolCall] = [delta.text] if delta.text else []
+        if choice.reader is not None:
+            parts = choice.reader.feed(delta.text)
+            if delta.finish_reason is not None:
+                parts += choice.reader.end()
+        if shown and not any(isinstance(part, str) for part in parts):
+            parts.insert(0, "")  # a part of a call has log-probabilities, too
+        for part in parts:
+            if isinstance(part, ToolCall):
+                chunks += self._call_chunks(delta.index, part)
+                choice.calls.append(part)
+            else:
+                chunks.append(self._chunk(delta.index, {"content": part}, shown, None))
+                choice.text.append(part)
+                shown = []
         if delta.finish_reason is not None:
-            choice.finish_reason = delta.finish_reason
-            chunks.append(self._chunk(delta.index, {}, None, delta.finish_reason))
+            ended = delta.finish_reason == "stop"
+            choice.finish_reason = "tool_calls" if ended and choice.calls else delta.finish_reason
+            chunks.append(self._chunk(delta.index, {}, None, choice.finish_reason))
         return chunks
+
+    def _call_chunks(self, index: int, call: ToolCall) -> list[Json]:
+        """OpenAI's two steps: what is called, then with what."""
+        place = len(self._choices[index].calls)
+        opening = _call(call, arguments="")
+        steps: list[Json] = [{"index": place, **opening}, {"index": place, "function": {"arguments": call.arguments}}]
+        return [self._chunk(index, {"tool_calls": [step]}, None, None) for step in steps]
 
     def usage_chunk(self, prompt_tokens: int, completion_tokens: int) -> Json | None:
         """The last chunk, where it was asked for."""
         if not self._wants_usage:
             return None
-        usage = _usage(prompt_tokens, completion_tokens)
+        usage = usage_of(prompt_tokens, completion_tokens)
         return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage}
 
     def whole(self, prompt_tokens: int, completion_tokens: int) -> Json:
         choices = [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": "".join(choice.text), "refusal": None},
+                "message": choice.message(),
                 "logprobs": {"content": choice.logprobs, "refusal": None} if self._wants_logprobs else None,
                 "finish_reason": choice.finish_reason,
             }
             for index, choice in enumerate(self._choices)
         ]
-        usage = _usage(prompt_tokens, completion_tokens)
+        usage = usage_of(prompt_tokens, completion_tokens)
         return {**self._head, "object": "chat.completion", "choices": choices, "usage": usage}
 
     def _chunk(self, index: int, delta: Json, logprobs: list[Json] | None, finish_reason: str | None) -> Json:
@@ -120,7 +167,12 @@ def token_bytes(renderer: Renderer, token_id: int) -> list[int] | None:
     return None if "\ufffd" in text else list(text.encode())
 
 
-def _usage(prompt_tokens: int, completion_tokens: int) -> Json:
+def _call(call: ToolCall, arguments: str | None = None) -> Json:
+    shown = call.arguments if arguments is None else arguments
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": shown}}
+
+
+def usage_of(prompt_tokens: int, completion_tokens: int) -> Json:
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
