@@ -69,8 +69,8 @@ class ErrorBody(BaseModel):
 
 
 def operation_id(route: APIRoute) -> str:
-    """The endpoint's own name, as generated clients will call it."""
-    return route.name
+    """The endpoint's own name, as generated clients will call it; marked where a route of OpenAI's is ours too."""
+    return f"attune_{route.name}" if route.path.startswith("/v1/attune/webhook_") else route.name
 
 
 def install(app: FastAPI) -> None:
