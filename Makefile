@@ -50,7 +50,7 @@ up: $(VENV)/installed ## run the service until Ctrl-C
 check: $(VENV)/installed-dev ## lint, types, import contracts, migrations
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/pyright
+	$(VENV)/bin/pyright --pythonpath $(RUN)
 	$(VENV)/bin/lint-imports
 	$(RUN) -m core.migrate --check
 
