@@ -12,7 +12,8 @@ from core.errors import AttuneError
 from core.storage import Storage
 
 
-def _migrations(database: Database) -> str:
+def migrations(database: Database) -> str:
+    """ "ok", or which revision the database is at."""
     newest = ScriptDirectory(str(Path(__file__).parent.parent / "migrations")).get_current_head()
     with database.engine.connect() as connection:
         current = MigrationContext.configure(connection).get_current_revision()
@@ -29,5 +30,5 @@ def parts(database: Database, storage: Storage) -> dict[str, str]:
             found[name] = error.message
         else:
             found[name] = "ok"
-    found["migrations"] = _migrations(database) if found["database"] == "ok" else "unknown"
+    found["migrations"] = migrations(database) if found["database"] == "ok" else "unknown"
     return found

@@ -13,6 +13,7 @@ import shutil
 import socket
 import threading
 import time
+from importlib.metadata import version
 
 import structlog
 
@@ -109,7 +110,7 @@ class Runner:
             memory_bytes=memory,
             labels=list(labels),
             state="idle",
-            versions=dict(ready.versions),
+            versions={"attune": version("attune"), **ready.versions},
         )
         with self._database.begin() as session:
             workers.register(session, row)
