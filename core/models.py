@@ -168,6 +168,7 @@ class Job(Base):
     spent_s: Mapped[float] = mapped_column(default=0.0)  # training time of ended attempts
     losses: Mapped[int] = mapped_column(Integer, default=0)  # claims lost in a row at `loss_step`
     loss_step: Mapped[int] = mapped_column(Integer, default=-1)
+    attempts_lost: Mapped[int] = mapped_column(Integer, default=0, server_default="0")  # in all, for the operator
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     pause_requested: Mapped[bool] = mapped_column(default=False)
 

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from core.db import Database
-from core.errors import AttuneError
+from core.errors import AttuneError, Unavailable
 from core.storage import Storage
 
 
+@cache
+def newest_revision() -> str | None:
+    """The revision that this code is written for."""
+    return ScriptDirectory(str(Path(__file__).parent.parent / "migrations")).get_current_head()
+
+
 def migrations(database: Database) -> str:
-    """ "ok", or which revision the database is at."""
-    newest = ScriptDirectory(str(Path(__file__).parent.parent / "migrations")).get_current_head()
-    with database.engine.connect() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
-    return "ok" if current == newest else f"at {current}, not at {newest}: run `python -m core.migrate`"
+    """ "ok", or how the database's revision differs from this code's."""
+    newest = newest_revision()
+    try:
+        with database.engine.connect() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+    except (OperationalError, InterfaceError) as error:
+        raise Unavailable("the database cannot be reached", code="database_unavailable") from error
+    if current == newest:
+        return "ok"
+    return f"at {current}, not at {newest}: run `python -m core.migrate` of the newest version, and start that version"
 
 
 def parts(database: Database, storage: Storage) -> dict[str, str]:

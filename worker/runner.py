@@ -17,7 +17,7 @@ from importlib.metadata import version
 
 import structlog
 
-from core import claims, job_files, losses, workers
+from core import claims, job_files, losses, readiness, workers
 from core.claims import Claim, WorkerFacts
 from core.db import Database, open_database
 from core.errors import AttuneError, Unavailable
@@ -172,6 +172,10 @@ class Runner:
             return
         try:
             while not self._draining.is_set():
+                # A database that was migrated under this worker belongs to another version of it
+                if (revision := readiness.migrations(self._database)) != "ok":
+                    log.error("worker_of_another_version", why=revision)
+                    return
                 claim = self._claim()
                 if claim is None:
                     if self._state == "idle":

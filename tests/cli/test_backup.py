@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -108,3 +111,21 @@ def test_the_doctor_finds_a_running_service_well_and_an_empty_folder_not(live: L
     assert nowhere.returncode == 1
     assert "attune up" in nowhere.stdout
     assert not (tmp_path / "none").exists(), "a look changes nothing"
+
+
+def test_a_worker_of_another_version_takes_no_job(live: Live) -> None:
+    client = live.client()
+    file = client.files.create(file=("few.jsonl", b'{"text": "three blue shirts"}\n' * 12), purpose="fine-tune")
+    with closing(sqlite3.connect(live.data / "attune.db", timeout=30)) as database:
+        (own,) = database.execute("SELECT version_num FROM alembic_version").fetchone()
+        database.execute("UPDATE alembic_version SET version_num = 'of-tomorrow'")
+        database.commit()
+        job = client.fine_tuning.jobs.create(model=BASE, training_file=file.id, hyperparameters={"n_epochs": 1})
+        deadline = time.monotonic() + 30
+        while "worker_of_another_version" not in (live.data / "up.log").read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert "worker_of_another_version" in (live.data / "up.log").read_text()
+        assert client.fine_tuning.jobs.retrieve(job.id).status in ("validating_files", "queued")
+        database.execute("UPDATE alembic_version SET version_num = ?", (own,))
+        database.commit()
+    assert wait_until_ended(client, job.id).status == "succeeded"
