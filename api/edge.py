@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import error_response, internal_error
 from api.metrics import Requests
-from core import ids
+from core import crash_points, ids
 
 log = structlog.get_logger()
 OPENAI_VERSION = "2020-10-01"  # the dialect that clients may ask for
@@ -47,6 +47,8 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = cast(int, message["status"])
+                if scope["method"] == "POST" and status < 300:
+                    crash_points.here("answer.begun")
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))

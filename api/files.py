@@ -16,7 +16,7 @@ from api.openapi import DOWNLOAD
 from api.parts import Caller, Parts, Within
 from api.receive import receive_upload
 from api.wire import Deleted, Shown
-from core import files, projects, quotas
+from core import crash_points, files, projects, quotas
 from core.errors import AttuneError, NotFound, Unavailable
 from core.files import FINE_TUNE_RESULTS, Received
 from core.models import File
@@ -108,9 +108,11 @@ def _check_quota(parts: Parts, project_id: str, announced_bytes: int) -> None:
 
 
 def _write_row(parts: Parts, project_id: str, upload: Received) -> FileObject:
+    crash_points.here("upload.stored")
     try:
         with parts.database.begin() as session:
             row = files.create(session, project_id, upload)
+        crash_points.here("upload.named")
     except BaseException as error:
         if not isinstance(error, Unavailable) or not was_written(parts, project_id, upload.id):
             parts.storage.delete(upload.storage_key)

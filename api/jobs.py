@@ -23,7 +23,7 @@ from api.job_object import (
 from api.job_request import CreateJob
 from api.parts import Caller, Within
 from api.replay import AsAsked
-from core import intake, jobs, published, replay
+from core import crash_points, intake, jobs, published, replay
 from core.models import JobStatus
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
@@ -39,6 +39,8 @@ def create_job(body: CreateJob, caller: Caller, parts: Within, asked: AsAsked) -
         if job is None:
             job = intake.accept(session, caller.project_id, wanted)
             replay.note_job(session, job, asked)
+            crash_points.here("create.written")
+    crash_points.here("create.committed")
     parts.poke()
     return show_job(job)
 
@@ -80,6 +82,8 @@ def retrieve_job(fine_tuning_job_id: str, caller: Caller, parts: Within) -> JobO
 def cancel_job(fine_tuning_job_id: str, caller: Caller, parts: Within) -> JobObject:
     with parts.database.begin() as session:
         job = jobs.cancel(session, caller.project_id, fine_tuning_job_id)
+        crash_points.here("cancel.written")
+    crash_points.here("cancel.committed")
     return show_job(job)
 
 

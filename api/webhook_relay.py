@@ -12,7 +12,7 @@ import time
 import structlog
 
 from api.webhook_sender import Sender
-from core import outbox, webhook_queue
+from core import crash_points, outbox, webhook_queue
 from core.db import Database
 from core.errors import AttuneError
 from core.webhook_queue import EndpointClaim
@@ -76,7 +76,9 @@ class Relay:
             if not webhook_queue.has_work(session):
                 return
         with self._database.begin() as session:
-            webhook_queue.spread(session)
+            made = webhook_queue.spread(session)
+        if made:
+            crash_points.here("webhook.spread")
         with self._lock:
             free = THREADS - len(self._working)
             free_for_failing = FAILING_THREADS - sum(self._working.values())
@@ -111,8 +113,10 @@ class Relay:
         if due is None:
             return False
         outcome = self._sender.send(due.url, due.keys, due.event.id, outbox.body_of(due.event))
+        crash_points.here("webhook.sent")
         with self._database.begin() as session:
             goes_on = webhook_queue.settle(session, claim, due, outcome)
+        crash_points.here("webhook.settled")
         if not outcome.is_delivered:
             log.info(
                 "webhook_not_delivered",

@@ -11,6 +11,8 @@ import secrets
 from pathlib import Path
 from types import TracebackType
 
+from core import crash_points
+
 
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` durable."""
@@ -58,12 +60,15 @@ class NewFile:
 
     def publish(self, target: Path) -> None:
         """Name the file `target` durably; raises FileExistsError when that name is taken."""
+        crash_points.here("store.written")
         os.fsync(self._file.fileno())
+        crash_points.here("store.synced")
         for tries_left in reversed(range(10)):
             try:
                 make_folder(target.parent)
                 os.link(self._path, target)  # unlike a rename, a link never replaces
-                return sync_folder(target.parent)
+                sync_folder(target.parent)
+                return crash_points.here("store.published")
             except FileNotFoundError:  # a deletion removed the emptied folder in between
                 if tries_left == 0 or not self._path.exists():
                     raise

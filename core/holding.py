@@ -12,7 +12,7 @@ from types import TracebackType
 
 import structlog
 
-from core import claims
+from core import claims, crash_points
 from core.claims import Claim, Flags
 from core.db import Database
 from core.errors import Unavailable
@@ -79,6 +79,7 @@ class Holding:
                 try:
                     with self._database.begin() as session:
                         flags = claims.beat(session, self._claim, self._lease_s)
+                    crash_points.here("beat.committed")
                     if not self._done.is_set() and not self.seen(flags):
                         return
                     self._renewed_at = started

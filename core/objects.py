@@ -19,6 +19,7 @@ import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import LocalStore, S3Store
 
+from core import crash_points
 from core.durable import NewFile
 from core.errors import AttuneError, Unavailable
 from core.streams import READ_BYTES, Checked, StorageCorrupt, Stored, Tally, blocks_of, hashed, nothing
@@ -177,10 +178,12 @@ class Storage:
         return stored
 
     def _put_small(self, key: str, data: bytes, stored: Stored) -> Stored:
+        crash_points.here("store.written")
         try:
             obstore.put(self._store, key, data, mode="create", use_multipart=False)
         except BaseError as error:
             return self._settle(key, stored, error)
+        crash_points.here("store.published")
         return stored
 
     def _refuse_taken(self, key: str) -> None:

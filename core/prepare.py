@@ -22,7 +22,7 @@ from types import FrameType
 
 import structlog
 
-from core import catalog, claims, job_files, losses, plan
+from core import catalog, claims, crash_points, job_files, losses, plan
 from core.claims import Claim
 from core.db import Database, open_database
 from core.doorbell import Doorbell
@@ -82,6 +82,7 @@ class Preparer:
                 claim = claims.claim_preparation(session, self._holder, self._settings.lease_s)
             if claim is None:
                 return
+            crash_points.here("prepare.claimed")
             self._work(claim)
             self._doorbell.ring_idle()
 
@@ -137,6 +138,7 @@ class Preparer:
             "trainable_parameters": plan.trainable_parameters(shape, resolved.lora),
             "memory_bytes": memory,
         }
+        crash_points.here("prepare.counted")
         holding.settle()
         with self._database.begin() as session:
             claims.prepared(
@@ -148,6 +150,7 @@ class Preparer:
                 required_bytes=sum(memory.values()),
                 template_date=date,
             )
+        crash_points.here("prepare.committed")
 
     def _renderer(self, base: BaseModelRow, date: str) -> Renderer:
         key = (base.id, base.revision, date)

@@ -71,6 +71,7 @@ class Settings(BaseSettings):
     worker_labels: str = ""  # comma separated
     worker_memory_bytes: int = 0  # 0: what the device has
     device: str = "auto"  # auto, cpu, cuda, cuda:1
+    engine_module: str = "worker.engine"  # the program that trains; another one has to speak core.protocol
     engine_threads: int = 0  # 0: as many as there are cores
     engine_idle_s: float = 900.0  # a warm engine without work ends after this
     engine_memory_growth: float = 2.0  # a warm engine whose resident size has grown by this factor is replaced

@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 
 import structlog
 
-from core import claims, losses
+from core import claims, crash_points, losses
 from core.claims import Claim, Flags
 from core.db import Database, Session
 from core.errors import AttuneError, Unavailable
@@ -165,10 +165,13 @@ class Attempt:
 
         def once() -> bool:
             with self.place.database.begin() as session:
-                return claims.report(session, self.claim, log_keys=log_keys) is not None and last_write(session)
+                done = claims.report(session, self.claim, log_keys=log_keys) is not None and last_write(session)
+                crash_points.here("final.written")
+                return done
 
         if not self.patiently(once):
             raise LeaseLost
+        crash_points.here("final.committed")
         self.finished = True
 
     def _store_log(self) -> list[str]:

@@ -25,7 +25,7 @@ log = structlog.get_logger()
 START_TIMEOUT_S = 300.0
 MAX_LOG_BYTES = 16 * 1024 * 1024
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "VIRTUAL_ENV",
-              "PYTHONPATH", "SYSTEMROOT")  # fmt: skip
+              "PYTHONPATH", "SYSTEMROOT", "ATTUNE_CRASH_AT")  # fmt: skip
 
 
 class EngineDied(Exception):
@@ -35,7 +35,7 @@ class EngineDied(Exception):
 class EngineProcess:
     """One engine from its start. `read` gives its reports in order and raises `EngineDied` after the last."""
 
-    def __init__(self, *, device: str, threads: int, log_file: Path) -> None:
+    def __init__(self, *, device: str, threads: int, log_file: Path, module: str = "worker.engine") -> None:
         self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
         self._log_lock = threading.Lock()
         self._log = log_file.open("ab")
@@ -49,7 +49,7 @@ class EngineProcess:
             "PYTHONUNBUFFERED": "1",
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "worker.engine", "--device", device, "--threads", str(threads)],
+            [sys.executable, "-m", module, "--device", device, "--threads", str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

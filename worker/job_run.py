@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from core import claims
+from core import claims, crash_points
 from core.db import Session
 from core.jobs import NewEvent
 from core.protocol import (
@@ -156,6 +156,7 @@ class JobRun:
                 seconds_left=seconds_left,
             )
         )
+        crash_points.here("steps.written")
         self._tracking.look()
         self._flushed_at = time.monotonic()
 

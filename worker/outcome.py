@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from core import claims, ids, job_files
+from core import claims, crash_points, ids, job_files
 from core.db import Session
 from core.errors import Unavailable
 from core.models import Checkpoint, File, Model, Snapshot
@@ -27,6 +27,7 @@ def keep_snapshot(attempt: Attempt, report: SnapshotSaved) -> None:
     except Unavailable as error:
         attempt.tell(f"The snapshot of step {report.step} could not be stored: {error.message}", level="warn")
         return
+    crash_points.here("snapshot.stored")
     row = Snapshot(
         job_id=attempt.job.id,
         step=report.step,
@@ -43,6 +44,7 @@ def keep_snapshot(attempt: Attempt, report: SnapshotSaved) -> None:
         return outcome and outcome[0]
 
     attempt.write(name)
+    crash_points.here("snapshot.named")
     for old in superfluous:
         attempt.patiently(lambda key=old: attempt.storage.delete(key))
 
@@ -54,16 +56,19 @@ def publish_checkpoint(attempt: Attempt, report: CheckpointSaved, template_hash:
             return
     model_id = f"{_final_model_id(attempt)}:ckpt-step-{report.step}"
     published = _publish(attempt, Path(report.folder), f"step-{report.step}")
+    crash_points.here("checkpoint.stored")
     model = _model_row(attempt, model_id, published, template_hash, step=report.step, is_checkpoint=True)
     checkpoint = _checkpoint_row(attempt, model_id, report)
     keep = attempt.place.settings.keep_checkpoints
     attempt.write(lambda session: claims.add_checkpoint(session, attempt.claim, model, checkpoint, keep))
+    crash_points.here("checkpoint.named")
 
 
 def publish_final(attempt: Attempt, report: Trained, template_hash: str, engine: EngineProcess) -> None:
     """Publish, read the published bytes back, prove them in the serving path, and only then succeed."""
     attempt.scratch("trained.json").write_text(report.model_dump_json())
     published = _publish(attempt, Path(report.folder), "final")
+    crash_points.here("final.stored")
     attempt.patiently(
         lambda: fetch_adapter(attempt.storage, published.prefix, published.files, attempt.folder.published)
     )
@@ -75,6 +80,7 @@ def publish_final(attempt: Attempt, report: Trained, template_hash: str, engine:
             "The trained adapter did not pass its proof, so it was not published: " + "; ".join(failed),
         )
         return
+    crash_points.here("final.proved")
     model_id = _final_model_id(attempt)
     total_steps = attempt.resolved.total_steps
     model = _model_row(attempt, model_id, published, template_hash, step=total_steps, is_checkpoint=False)

@@ -17,7 +17,7 @@ from importlib.metadata import version
 
 import structlog
 
-from core import claims, job_files, losses, readiness, workers
+from core import claims, crash_points, job_files, losses, readiness, workers
 from core.claims import Claim, WorkerFacts
 from core.db import Database, open_database
 from core.errors import AttuneError, Unavailable
@@ -87,7 +87,12 @@ class Runner:
     def _warm_up(self) -> tuple[EngineProcess, Ready]:
         """Start an engine. Its word on the device comes with it, and the first job finds its imports done."""
         threads = self._settings.engine_threads or os.cpu_count() or 1
-        engine = EngineProcess(device=self._settings.device, threads=threads, log_file=self._work_dir / "engine.log")
+        engine = EngineProcess(
+            device=self._settings.device,
+            threads=threads,
+            log_file=self._work_dir / "engine.log",
+            module=self._settings.engine_module,
+        )
         self._engine, self._engine_key = engine, None  # before it is ready, so that a drain can end it
         try:
             return engine, engine.wait_until_ready()
@@ -197,7 +202,12 @@ class Runner:
         resident = self._engine_key[0] if self._engine_key else None
         facts = WorkerFacts(self._facts.id, self._facts.memory_bytes, self._facts.labels, resident)
         with self._database.begin() as session:
-            return claims.claim_training(session, facts, self._settings.lease_s)
+            claim = claims.claim_training(session, facts, self._settings.lease_s)
+            if claim is not None:
+                crash_points.here("claim.written")
+        if claim is not None:
+            crash_points.here("claim.committed")
+        return claim
 
     def _work(self, claim: Claim) -> None:
         job = claim.job

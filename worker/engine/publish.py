@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from core import crash_points
+
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write and fsync a file."""
@@ -18,6 +20,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+    crash_points.here("snapshot.file")
 
 
 def sync_folder(folder: Path) -> None:
@@ -38,8 +41,11 @@ def published(folder: Path) -> Iterator[Path]:
     temporary = folder.parent / f".{folder.name}.partial"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
+    crash_points.here("snapshot.begun")
     yield temporary
+    crash_points.here("snapshot.manifest")
     sync_folder(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
+    crash_points.here("snapshot.renamed")
     sync_folder(folder.parent)
