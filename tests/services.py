@@ -1,7 +1,7 @@
 """Real servers for tests and benchmarks: Postgres, Redis and an S3 server, each a context manager.
 
 They listen on free ports of 127.0.0.1, keep their data in a temporary folder, and end with the block; when the
-process that started them is killed, the kernel ends them (`_end_with_parent`).
+process that started them is killed, the kernel ends them (`end_with_parent`).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def program(
             extra_groups=None if uid is None else [],
             # a session of its own: Ctrl-C in the terminal is ours to handle, not the server's
             start_new_session=True,
-            preexec_fn=lambda: _end_with_parent(end),
+            preexec_fn=lambda: end_with_parent(end),
         )
     try:
         deadline = time.monotonic() + START_LIMIT_S
@@ -98,7 +98,8 @@ def program(
         process.wait()
 
 
-def _end_with_parent(number: signal.Signals) -> None:
+def end_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
+    """To be called in a child before it becomes a program: it gets `number` when its parent's thread ends."""
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, int(number))
 

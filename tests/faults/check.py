@@ -88,7 +88,7 @@ def _claims(session: Session) -> Iterator[str]:
     for job in session.scalars(select(Job)):
         if job.status == "running" and (job.lease_until or 0) < (session.scalar(select(db_now())) or 0):
             yield f"{job.id} runs without a lease"
-        if job.status in TERMINAL and (job.lease_until or job.worker_id):
+        if job.status in TERMINAL and job.lease_until is not None:
             yield f"{job.id} has ended and is still held by {job.worker_id}"
     for snapshot, attempt in session.execute(select(Snapshot, Job.attempt).join(Job, Job.id == Snapshot.job_id)):
         if snapshot.attempt > attempt:

@@ -122,7 +122,8 @@ def _train(item: Work, folder: WorkFolder, reports: Reports) -> Failed | None:
     )
     while state.step < total:
         if item.stop.is_set():
-            _save(state, task, folder, reports)
+            if state.step % SNAPSHOT_EVERY:  # else it is saved, or there is nothing to save
+                _save(state, task, folder, reports)
             reports(Stopped(step=state.step))
             return None
         time.sleep(STEP_S)

@@ -32,7 +32,7 @@ from core.storage import Storage, open_storage
 from tests.api.receiver import Receiver, receiver
 from tests.faults.proxy import Mode, Proxy
 from tests.live import BASE
-from tests.services import Postgres, Redis, free_port, postgres, redis, s3
+from tests.services import Postgres, Redis, end_with_parent, free_port, postgres, redis, s3
 
 LEASE_S = 6.0
 BEAT_S = 0.5
@@ -74,6 +74,7 @@ class Part:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=end_with_parent,  # a rig that is killed leaves nothing behind
             )
 
     def look_after(self) -> None:

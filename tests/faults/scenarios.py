@@ -51,8 +51,8 @@ def scenario(number: str, title: str, *, services: bool = False) -> Callable[[Sc
 
 def _busy(rig: Rig, intent: Intent) -> Part:
     """The worker that runs the job now."""
-    job = rig.http().get("/v1/attune/workers").json()["data"]
-    name = next((row["id"] for row in job if row["job_id"] == intent.job_id), None)
+    workers = rig.http().get("/v1/attune/workers").json()["data"]
+    name = next((row["id"] for row in workers if row["job"] == intent.job_id), None)
     if name is None:
         return random.choice(rig.workers)
     return next((part for part in rig.workers if name.endswith(part.name.removeprefix("worker"))), rig.workers[0])
