@@ -142,7 +142,8 @@ class EngineProcess:
                 break  # a gap in the reports is worse than an end: the attempt is tried again
         self._reports.put(None)
         if self.alive():
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it may end, and be waited for, in between
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def _read_log(self) -> None:
         assert self._process.stderr is not None

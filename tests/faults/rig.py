@@ -65,6 +65,14 @@ class Part:
             self._wanted = True
             self._spawn()
 
+    def start_anew(self, extra: Mapping[str, str] | None = None) -> None:
+        """Killed, and started with `extra` in its environment."""
+        with self._lock:
+            self.kill()
+            if self.process is not None:
+                self.process.wait()
+            self.start(extra)
+
     def _spawn(self) -> None:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -254,8 +262,9 @@ class Rig:
         endpoint = {"name": "ends", "url": f"{self.receiver.url}/ends", "event_types": kinds}
         return self.http().post("/v1/webhook_endpoints", json=endpoint).raise_for_status().json()["signing_secret"]
 
-    def until_settled(self, within_s: float = 60.0) -> None:
-        """Until every webhook is delivered or given up for now, and the web side answers."""
+    def until_settled(self, within_s: float = 180.0) -> None:
+        """Until every webhook is delivered and the web side answers; an endpoint that a killed process held is free
+        after two minutes."""
         self.until_ready()
 
         def settled() -> bool:

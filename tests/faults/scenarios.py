@@ -34,6 +34,14 @@ class Outcome:
     recovery_s: float
 
 
+IN_WEB = (
+    "upload",
+    "create",
+    "answer",
+    "cancel",
+    "prepare",
+    "webhook",
+)  # the crash points that it, or its child, passes
 Scenario = Callable[[Rig, int], Outcome]
 SCENARIOS: dict[str, tuple[str, Scenario]] = {}
 NEEDS_SERVICES: set[str] = set()  # have no meaning over SQLite, a folder and the file broker
@@ -101,9 +109,9 @@ def kill_points(rig: Rig, times: int) -> Outcome:
         for passing in range(1, times + 1):
             flag = rig.folder / f"crash-{name}-{passing}"
             order = {"ATTUNE_CRASH_AT": f"{name}:{passing}:{flag}"}
-            for part in rig.parts.values():
-                part.stop()
-                part.start(order)
+            passing_parts = [rig.web] if name.startswith(IN_WEB) else rig.workers
+            for part in passing_parts:
+                part.start_anew(order)
             rig.until_ready()
             intents: list[Intent] = []
             for steps in (12, 60):
@@ -114,8 +122,7 @@ def kill_points(rig: Rig, times: int) -> Outcome:
             recovery_s = max(recovery_s, rig.until_ended(intents))
             landed += flag.exists()
     for part in rig.parts.values():
-        part.stop()
-        part.start()
+        part.start_anew()
     rig.until_ready()
     return Outcome(landed, recovery_s)
 
@@ -336,9 +343,9 @@ def not_a_number(rig: Rig, times: int) -> Outcome:
 @scenario("F34", "cancel races with the end")
 def cancel_races(rig: Rig, times: int) -> Outcome:
     intents: list[Intent] = []
-    for _ in range(times):
+    for _ in range(5 * times):
         intent = rig.create(rig.upload(), 12)
-        time.sleep(random.random() * 1.5)
+        time.sleep(random.random())
         _cancel(rig, intent)
         intents.append(intent)
     recovery_s = rig.until_ended(intents)
