@@ -10,7 +10,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo demo-picture up check format openapi test test-clients fuzz-api bench-service bench-upload clean
+.PHONY: help install install-dev demo demo-picture up check format openapi test test-clients fuzz-api faults faults-long bench-service bench-upload clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,12 @@ test-clients: $(VENV)/installed-dev ## the contract by three generations of the 
 
 fuzz-api: $(VENV)/installed-dev ## schemathesis over every operation, 100 examples each
 	$(RUN) -m tests.api.fuzz --examples 100
+
+faults: $(VENV)/installed-dev ## harm a deployment in every way on the list and count what was lost; ends in one line of JSON
+	$(RUN) -m tests.faults
+
+faults-long: $(VENV)/installed-dev ## the same, ten times as often
+	$(RUN) -m tests.faults --scale long
 
 bench-service: $(VENV)/installed-dev ## measure the service; ends in one line of JSON
 	$(RUN) -m tests.bench.service
