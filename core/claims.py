@@ -275,12 +275,15 @@ def succeed(
     claim: Claim,
     model: Model,
     checkpoint: Checkpoint,
-    result_file: File,
+    result_files: Sequence[File],
     trained_tokens: int,
+    *,
+    integrations: list[dict[str, Any]] | None = None,
 ) -> bool:
-    """running -> succeeded: the model, its last checkpoint, the metrics file and the status in one transaction."""
+    """running -> succeeded: the model, its last checkpoint, the result files (the metrics first) and the status in
+    one transaction."""
     session.add(model)
-    session.add(result_file)
+    session.add_all(result_files)
     session.flush()
     events = [
         NewEvent(f"New fine-tuned model created: {model.id}"),
@@ -288,7 +291,8 @@ def succeed(
     ]
     job = move(
         session, claim.job_id, JobStatus.SUCCEEDED, events, *mine(claim),
-        fine_tuned_model=model.id, result_files=[result_file.id], trained_tokens=trained_tokens,
+        fine_tuned_model=model.id, result_files=[file.id for file in result_files], trained_tokens=trained_tokens,
+        integrations=integrations,
         finished_at=db_now(), estimated_finish=None, lease_until=None, spent_s=spent_s(),
     )  # fmt: skip
     if job is None:
