@@ -7,19 +7,17 @@ from typing import Any
 from tests.api.place import BASE, Tenant
 
 
-def asked(tenant: Tenant, integrations: Any, **fields: Any) -> Any:
-    body = {"model": BASE, "training_file": tenant.upload(), "attune": {"integrations": integrations}, **fields}
+def asked(tenant: Tenant, ours: Any, **fields: Any) -> Any:
+    body = {"model": BASE, "training_file": tenant.upload(), "attune": {"integrations": ours}, **fields}
     return tenant.http.post("/v1/fine_tuning/jobs", json=body).json()
 
 
 def test_ours_are_echoed_beside_openais(tenant: Tenant) -> None:
     mlflow = {"tracking_uri": None, "experiment": "support", "run_name": None}
     ours = [{"type": "mlflow", "mlflow": {"experiment": "support"}}, {"type": "tensorboard"}]
-    wandb = [{"type": "wandb", "wandb": {"project": "p"}}]
-    job = asked(tenant, ours, integrations=wandb)
-    assert job["integrations"] == [
-        {"type": "wandb", "wandb": {"project": "p", "name": None, "entity": None, "tags": None}}
-    ]
+    job = asked(tenant, ours, integrations=[{"type": "wandb", "wandb": {"project": "p"}}])
+    shown = {"project": "p", "name": None, "entity": None, "tags": None}
+    assert job["integrations"] == [{"type": "wandb", "wandb": shown}]
     assert job["attune"]["integrations"] == [{"type": "mlflow", "mlflow": mlflow}, {"type": "tensorboard"}]
     alone = asked(tenant, [{"type": "tensorboard"}])
     assert (alone["integrations"], alone["attune"]["integrations"]) == (None, [{"type": "tensorboard"}])
