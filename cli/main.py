@@ -1,4 +1,5 @@
-"""`attune`: the command line. All but `up` is a client over HTTP, as any other program could be."""
+"""`attune`: the command line. All but `up`, `backup`, `restore` and `doctor` is a client over HTTP, as any other
+program could be."""
 
 from __future__ import annotations
 
@@ -9,7 +10,9 @@ from typing import Annotated
 import typer
 
 from cli import aliases, jobs, keys, migrate, models, projects
+from cli.backup import backup, restore
 from cli.connection import DEFAULT_URL, Service, fail
+from cli.doctor import doctor
 from cli.train import train
 
 app = typer.Typer(
@@ -27,6 +30,9 @@ app.add_typer(aliases.app, name="aliases")
 app.add_typer(migrate.app, name="migrate")
 app.command()(train)
 app.command()(models.download)
+app.command()(backup)
+app.command()(restore)
+app.command()(doctor)
 
 
 class LogLevel(StrEnum):
