@@ -11,7 +11,7 @@ from api.download import Download, hand_out
 from api.models import ModelFile
 from api.openapi import FILE, TEXT, ZIP
 from api.parts import Caller, Within
-from core import ids, jobs, published
+from core import aliases, ids, jobs, published
 from core.errors import NotFound
 from core.storage import Storage, StorageMissing
 
@@ -39,7 +39,7 @@ def _logs(storage: Storage, keys: list[str]) -> Iterator[bytes]:
 def download_model(model: str, request: Request, caller: Caller, parts: Within) -> Response:
     """The adapter in PEFT format with manifest and model card, as one zip. `Range` is honoured."""
     with parts.database.read() as session:
-        row = published.get(session, caller.project_id, model)
+        row = published.get(session, caller.project_id, aliases.resolve(session, caller.project_id, model))
     name = f"{ids.slug(row.id, 120)}.zip"
     download = Download(row.zip_key, row.zip_bytes, row.zip_sha256, name, "application/zip")
     return hand_out(request, parts.storage, download, may_redirect=True)
@@ -49,7 +49,7 @@ def download_model(model: str, request: Request, caller: Caller, parts: Within) 
 def download_model_file(model: str, path: str, request: Request, caller: Caller, parts: Within) -> Response:
     """One file of the adapter, such as adapter_model.safetensors."""
     with parts.database.read() as session:
-        row = published.get(session, caller.project_id, model)
+        row = published.get(session, caller.project_id, aliases.resolve(session, caller.project_id, model))
     files = {file.path: file for file in map(ModelFile.model_validate, row.files)}
     if path not in files:
         listed = ", ".join(sorted(files))

@@ -19,8 +19,9 @@ from starlette.requests import ClientDisconnect
 
 from api.errors import envelope
 from api.parts import Caller, Parts, Within
+from api.renamed import renamed
 from api.wire import ModelId
-from core import catalog, published, servers
+from core import aliases, catalog, published, servers
 from core.errors import AttuneError, Unavailable
 from core.models import Server
 from core.projects import Principal
@@ -72,8 +73,9 @@ async def create_embeddings(caller: Caller) -> Response:
 async def _answer(
     route: str, body: ChatRequest | TextRequest, request: Request, caller: Principal, parts: Parts
 ) -> Response:
-    candidates = await to_thread.run_sync(_servers_for, parts, caller.project_id, body.model)
-    content = _written_anew(body)
+    model_id, candidates = await to_thread.run_sync(_servers_for, parts, caller.project_id, body.model)
+    content = _written_anew(body.model_copy(update={"model": model_id}))
+    alias = None if model_id == body.model else body.model
     for server in candidates:
         try:
             answer = await _unless_left(request, parts, _request(parts, server, route, content))
@@ -86,7 +88,7 @@ async def _answer(
             raise Unavailable("The server does not know this web side: give both the same ATTUNE_SERVE_TOKEN.")
         headers = {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}
         headers["x-accel-buffering"] = "no"  # nginx would hold a stream back
-        return StreamingResponse(_relay(answer), status_code=answer.status_code, headers=headers)
+        return StreamingResponse(_relay(answer, alias), status_code=answer.status_code, headers=headers)
     raise Unavailable(
         f"No server is up that serves '{body.model}'. Start one with `python -m worker.serve`, or with `attune up`.",
         code="no_server",
@@ -103,12 +105,14 @@ def _written_anew(body: ChatRequest | TextRequest) -> bytes:
         raise AttuneError(message, code="invalid_json") from error
 
 
-def _servers_for(parts: Parts, project_id: str, model_id: str) -> list[Server]:
-    """The servers to ask, best first. Raises NotFound for a model that the project cannot see."""
+def _servers_for(parts: Parts, project_id: str, name: str) -> tuple[str, list[Server]]:
+    """(the id of the model that `name` means, the servers to ask for it, best first). Raises NotFound for a model
+    that the project cannot see."""
     with parts.database.read() as session:
+        model_id = aliases.resolve(session, project_id, name)
         model = published.find(session, project_id, model_id)
         base = model.base_model if model else catalog.find(session, model_id).id
-        return list(servers.find(session, base))
+        return model_id, list(servers.find(session, base))
 
 
 def _request(parts: Parts, server: Server, route: str, content: bytes) -> httpx.Request:
@@ -143,10 +147,13 @@ async def _unless_left(request: Request, parts: Parts, upstream: httpx.Request) 
     return answer
 
 
-async def _relay(answer: httpx.Response) -> AsyncIterator[bytes]:
-    """The server's bytes; an end before its end is told in the stream, where the client's parser looks for it."""
+async def _relay(answer: httpx.Response, alias: str | None) -> AsyncIterator[bytes]:
+    """The server's bytes; an end before its end is told in the stream, where the client's parser looks for it.
+
+    `alias`: what the client called the model, where that is not the name that the server knows.
+    """
     try:
-        async for chunk in answer.aiter_raw():
+        async for chunk in answer.aiter_raw() if alias is None else renamed(answer, alias):
             yield chunk
     except httpx.TransportError:
         if not answer.headers.get("content-type", "").startswith("text/event-stream"):

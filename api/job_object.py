@@ -55,6 +55,7 @@ class JobAttune(Shown):
     started_at: int | None
     cancel_requested: bool
     pause_requested: bool
+    integrations: list[dict[str, Any]] | None  # those that OpenAI has not, with the run that each became
 
 
 class JobObject(Shown):
@@ -153,6 +154,14 @@ def _method(method: Method, chosen: Resolved | Hyperparameters) -> MethodShown:
     return MethodShown(type="dpo", dpo=DpoShown(hyperparameters=shown))
 
 
+def _integrations(job: Job, name: Literal["integrations", "attune_integrations"]) -> list[dict[str, Any]] | None:
+    """As asked for, with what became of each: OpenAI's first, then ours."""
+    asked: list[dict[str, Any]] | None = job.request.get(name)
+    if not asked or job.integrations is None:
+        return asked
+    return job.integrations[: len(asked)] if name == "integrations" else job.integrations[-len(asked) :]
+
+
 def show_job(job: Job) -> JobObject:
     resolved = None if job.resolved is None else Resolved.model_validate(job.resolved)
     spec = JobSpec.model_validate(job.spec)
@@ -173,7 +182,7 @@ def show_job(job: Job) -> JobObject:
         validation_file=job.validation_file,
         seed=job.seed,
         estimated_finish=seconds(job.estimated_finish) if job.status == JobStatus.RUNNING else None,
-        integrations=job.integrations or job.request.get("integrations"),
+        integrations=_integrations(job, "integrations"),
         metadata=job.user_metadata,
         method=_method(spec.method, chosen),
         user_provided_suffix=job.suffix,
@@ -195,6 +204,7 @@ def show_job(job: Job) -> JobObject:
             started_at=seconds(job.started_at),
             cancel_requested=job.cancel_requested,
             pause_requested=job.pause_requested,
+            integrations=_integrations(job, "attune_integrations"),
         ),
     )
 

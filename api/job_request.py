@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from api.job_object import JobObject
 from api.wire import ModelId, Ours, Text
+from core import tracking_address
 from core.errors import AttuneError
 from core.intake import Wanted
 from core.jobs import Placement
@@ -70,9 +71,30 @@ class Integration(Ours):
     wandb: WandbChoice
 
 
+class MlflowChoice(Ours):
+    tracking_uri: Annotated[Text, StringConstraints(min_length=1, max_length=tracking_address.MAX_URI)] | None = None
+    experiment: Annotated[Text, StringConstraints(min_length=1, max_length=250)] | None = None
+    run_name: Annotated[Text, StringConstraints(min_length=1, max_length=250)] | None = None
+
+
+class MlflowIntegration(Ours):
+    type: Literal["mlflow"]
+    mlflow: MlflowChoice = MlflowChoice()
+
+
+class TensorboardIntegration(Ours):
+    """An event file among the job's result files."""
+
+    type: Literal["tensorboard"]
+
+
+OurIntegration = Annotated[MlflowIntegration | TensorboardIntegration, Field(discriminator="type")]
+
+
 class AttuneChoices(FineChoices):
     """Ours, beside what `core.spec.FineChoices` lists."""
 
+    integrations: Annotated[list[OurIntegration], Field(max_length=5)] | None = None
     priority: Annotated[int, Field(ge=-100, le=100, strict=True)] = 0  # higher first
     label: Annotated[Text, StringConstraints(min_length=1, max_length=64)] | None = None  # of the worker it needs
     max_duration_s: Annotated[float, Field(gt=0, le=30 * 24 * 3600, strict=True)] | None = None  # of training
@@ -92,8 +114,8 @@ class CreateJob(BaseModel):
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
     attune: AttuneChoices | None = None
 
-    def wanted(self) -> Wanted:
-        """Raises AttuneError for what the form alone cannot tell."""
+    def wanted(self, mlflow_allow: str) -> Wanted:
+        """Raises AttuneError for what the form alone cannot tell. `mlflow_allow`: the servers that may be named."""
         unknown = sorted(self.model_extra or {})
         for name in unknown:
             if name in SERVER_WRITES:
@@ -103,6 +125,9 @@ class CreateJob(BaseModel):
         warnings = [f"ignored field {_shown(name)}" for name in unknown[:MAX_WARNINGS]]
         ours = self.attune or AttuneChoices()
         method, newer = self.method.chosen() if self.method else (Method.SUPERVISED, None)
+        for one in ours.integrations or ():
+            if isinstance(one, MlflowIntegration) and one.mlflow.tracking_uri is not None:
+                tracking_address.check(one.mlflow.tracking_uri, mlflow_allow)
         fine = {name: getattr(ours, name) for name in FineChoices.model_fields}
         return Wanted(
             model=self.model,
@@ -112,7 +137,10 @@ class CreateJob(BaseModel):
             hyperparameters=Hyperparameters(**self._merged(newer), **fine),
             seed=self.seed,
             suffix=self.suffix,
-            request=self.model_dump(mode="json", include={"hyperparameters", "method", "integrations"}),
+            request={
+                **self.model_dump(mode="json", include={"hyperparameters", "method", "integrations"}),
+                "attune_integrations": ours.model_dump(mode="json", include={"integrations"})["integrations"],
+            },
             metadata=self.metadata,
             placement=Placement(ours.priority, ours.label, ours.max_duration_s),
             warnings=warnings,

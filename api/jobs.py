@@ -33,7 +33,7 @@ _METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 
 @router.post("")
 def create_job(body: CreateJob, caller: Caller, parts: Within, asked: AsAsked) -> JobObject:
-    wanted = body.wanted()
+    wanted = body.wanted(parts.settings.mlflow_allow)
     with parts.database.begin() as session:
         job = replay.earlier_job(session, caller.project_id, asked)
         if job is None:

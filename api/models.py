@@ -8,7 +8,7 @@ from fastapi import APIRouter
 
 from api.parts import Caller, Within
 from api.wire import Deleted, Shown
-from core import catalog, published
+from core import aliases, catalog, published
 from core.errors import AttuneError
 from core.models import BaseModelRow, Model
 from core.projects import Principal
@@ -30,6 +30,7 @@ class ModelAttune(Shown):
     parameters: int | None = None  # of a base
     context_tokens: int | None = None
     licence: str | None = None
+    alias_of: str | None = None  # the id is another name of this model
     shared: bool = False  # by another project: to use, not to download or delete
     job: str | None = None
     step: int | None = None
@@ -100,24 +101,43 @@ def list_models(caller: Caller, parts: Within) -> ModelList:
     with parts.database.read() as session:
         adapters = published.listed(session, caller.project_id)
         bases = catalog.list_usable(session)
-    shown = [show_model(row, owner, caller) for row, owner in adapters]
-    return ModelList(data=shown + [show_base(row) for row in bases])
+        others = aliases.listed(session, caller.project_id)
+    tuned = [show_model(row, owner, caller) for row, owner in adapters]
+    base = [show_base(row) for row in bases]
+    known = {shown.id: shown for shown in (*tuned, *base)}
+    named = [
+        _show_alias(alias.name, known[alias.target])
+        for alias in others
+        if alias.target in known and alias.name not in known
+    ]
+    return ModelList(data=[*tuned, *named, *base])
+
+
+def _show_alias(name: str, target: ModelObject) -> ModelObject:
+    ours = target.attune.model_copy(update={"alias_of": target.id})
+    return target.model_copy(update={"id": name, "attune": ours})
 
 
 # :path, since some clients encode the slash of a base's id and some do not
 @router.get("/{model:path}")
 def retrieve_model(model: str, caller: Caller, parts: Within) -> ModelObject:
     with parts.database.read() as session:
-        row = published.find(session, caller.project_id, model)
+        model_id = aliases.resolve(session, caller.project_id, model)
+        row = published.find(session, caller.project_id, model_id)
         if row is None:
-            return show_base(catalog.find(session, model))
-        return show_model(row, published.owner_slug(session, row), caller)
+            shown = show_base(catalog.find(session, model_id))
+        else:
+            shown = show_model(row, published.owner_slug(session, row), caller)
+    return shown if model_id == model else _show_alias(model, shown)
 
 
 @router.delete("/{model:path}")
 def delete_model(model: str, caller: Caller, parts: Within) -> Deleted:
     with parts.database.begin() as session:
         if published.find(session, caller.project_id, model) is None:
+            if aliases.resolve(session, caller.project_id, model) != model:
+                message = f"'{model}' is an alias; delete it at /v1/attune/aliases, or name the model that it leads to."
+                raise AttuneError(message, code="model_is_alias", param="model")
             catalog.find(session, model)
             message = f"'{model}' is a base model. An operator takes it out with `attune models remove`."
             raise AttuneError(message, code="model_not_owned", param="model", status=403)

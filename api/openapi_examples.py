@@ -13,6 +13,7 @@ _PREFIX = "#/components/schemas/"
 _JOB = "ftjob-Xb4Tq9sLw2Rn7Vc1Kd8Jm5Zp"
 _FILE = "file-Hk3Wm8Yt1Qz6Px9Bn4Rv7Lcd"
 _MODEL = "ft:attune-demo:default:tickets:Zp8Jm5Kd"
+_ALIAS = "ft:gpt-4o-mini-2024-07-18:acme:tickets:Zp8Jm5Kd"
 _TIME = 1_767_225_600
 
 # What whole requests look like, where a user has choices to make
@@ -23,6 +24,8 @@ _WHOLE: dict[str, Any] = {
         "suffix": "tickets",
         "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3}}},
     },
+    "AliasCreate": {"id": _ALIAS, "model": _MODEL},
+    "AliasChange": {"model": _MODEL},
     "ChatRequest": {"model": _MODEL, "messages": [{"role": "user", "content": "Where is my order?"}]},
 }
 # Schema.field first, then field
@@ -39,6 +42,10 @@ _VALUES: dict[str, Any] = {
     "EventObject.data": {},
     "CheckpointObject.id": "ftckpt_Rn7Vc1Kd8Jm5ZpXb4Tq9sLw2",
     "ModelObject.id": _MODEL,
+    "ModelAttune.alias_of": None,
+    "AliasObject.id": _ALIAS,
+    "AliasObject.model": _MODEL,
+    "AliasObject.updated_at": _TIME,
     "ModelAttune.status": "ready",
     "BaseModelObject.id": "attune-demo",
     "BaseModelObject.status": "ready",

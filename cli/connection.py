@@ -59,21 +59,28 @@ class Service:
 def connected(context: typer.Context) -> Generator[OpenAI]:
     """A client of the service that the command line names; its errors end the command."""
     service: Service = context.obj
+    advice = "Start the service with `attune up`, or say where it is with --url or ATTUNE_URL."
+    with (
+        errors_end_the_command(service.base_url, advice),
+        OpenAI(base_url=service.base_url, api_key=service.key(), max_retries=1) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def errors_end_the_command(base_url: str, advice: str) -> Generator[None]:
+    """`advice`: what to do when nothing answers at `base_url`."""
     try:
-        with OpenAI(base_url=service.base_url, api_key=service.key(), max_retries=1) as client:
-            yield client
+        yield
     except openai.APIStatusError as error:
-        fail(_status_line(error))
+        fail(status_line(error))
     except openai.APITimeoutError:
-        fail(f"{service.base_url} did not answer in time")
+        fail(f"{base_url} did not answer in time")
     except openai.APIConnectionError as error:
-        fail(
-            f"cannot reach {service.base_url}: {error.__cause__ or error.message}. "
-            "Start the service with `attune up`, or say where it is with --url or ATTUNE_URL."
-        )
+        fail(f"cannot reach {base_url}: {error.__cause__ or error.message}. {advice}")
 
 
-def _status_line(error: openai.APIStatusError) -> str:
+def status_line(error: openai.APIStatusError) -> str:
     """The service's own words, with the field at fault; any other server's answer is quoted."""
     if not isinstance(error.body, dict):
         return f"HTTP {error.status_code}: {error.response.text[:300].strip() or error.response.reason_phrase}"

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli import jobs, keys, models, projects
+from cli import aliases, jobs, keys, migrate, models, projects
 from cli.backup import backup, restore
 from cli.connection import DEFAULT_URL, Service, fail
 from cli.doctor import doctor
@@ -26,6 +26,8 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
 app.add_typer(projects.app, name="projects")
+app.add_typer(aliases.app, name="aliases")
+app.add_typer(migrate.app, name="migrate")
 app.command()(train)
 app.command()(models.download)
 app.command()(backup)

@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 
 import typer
 from openai import BaseModel
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -24,7 +25,9 @@ def print_json(record: BaseModel | Sequence[BaseModel]) -> None:
     typer.echo(json.dumps(plain, indent=2, default=str))
 
 
-def print_table(records: Sequence[RecordT], columns: Mapping[str, Callable[[RecordT], object]]) -> None:
+def print_table(
+    records: Sequence[RecordT], columns: Mapping[str, Callable[[RecordT], object]], console: Console = screen
+) -> None:
     """One row a record; `columns` maps a heading to what stands below it. None is shown as nothing."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for place, heading in enumerate(columns):
@@ -32,7 +35,7 @@ def print_table(records: Sequence[RecordT], columns: Mapping[str, Callable[[Reco
     for record in records:
         cells = (cell(record) for cell in columns.values())
         table.add_row(*("" if value is None else escape(str(value)) for value in cells))
-    screen.print(table)
+    console.print(table)
 
 
 def print_fields(fields: Mapping[str, object]) -> None:

@@ -154,6 +154,12 @@ def find(session: Session, id: str) -> BaseModelRow:
     return row
 
 
+def has(session: Session, id: str) -> bool:
+    """Is there an entry of this id that was not removed?"""
+    there = select(BaseModelRow.id).where(BaseModelRow.id == id, BaseModelRow.removed_at.is_(None))
+    return session.scalar(there) is not None
+
+
 def list_usable(session: Session) -> list[BaseModelRow]:
     """What a job may name: ready entries, and those that become ready at first use."""
     usable = ("ready", "available", "preparing")

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Update, case, func, literal, or_, select, 
 from sqlalchemy.orm import Session
 
 from core import outbox
+from core.alias_models import ModelAlias
 from core.db import db_now
 from core.jobs import NewEvent, add_events, move
 from core.models import Checkpoint, File, Job, JobEvent, JobStatus, Model, Snapshot
@@ -250,7 +251,9 @@ def add_checkpoint(session: Session, claim: Claim, model: Model, checkpoint: Che
         .where(Model.job_id == claim.job_id, Model.is_checkpoint, Model.deleted_at.is_(None))
         .order_by(Model.step.desc())
     ).all()
-    in_use = set(session.scalars(select(Job.model).where(Job.model.in_([row.id for row in newest_first]))))
+    checkpoints = [row.id for row in newest_first]
+    in_use = set(session.scalars(select(Job.model).where(Job.model.in_(checkpoints))))
+    in_use |= set(session.scalars(select(ModelAlias.target).where(ModelAlias.target.in_(checkpoints))))
     ended = [row for row in newest_first[keep:] if row.id not in in_use]
     for row in ended:
         session.execute(update(Model).where(Model.id == row.id).values(deleted_at=db_now()))
@@ -272,12 +275,15 @@ def succeed(
     claim: Claim,
     model: Model,
     checkpoint: Checkpoint,
-    result_file: File,
+    result_files: Sequence[File],
     trained_tokens: int,
+    *,
+    integrations: list[dict[str, Any]] | None = None,
 ) -> bool:
-    """running -> succeeded: the model, its last checkpoint, the metrics file and the status in one transaction."""
+    """running -> succeeded: the model, its last checkpoint, the result files (the metrics first) and the status in
+    one transaction."""
     session.add(model)
-    session.add(result_file)
+    session.add_all(result_files)
     session.flush()
     events = [
         NewEvent(f"New fine-tuned model created: {model.id}"),
@@ -285,7 +291,8 @@ def succeed(
     ]
     job = move(
         session, claim.job_id, JobStatus.SUCCEEDED, events, *mine(claim),
-        fine_tuned_model=model.id, result_files=[result_file.id], trained_tokens=trained_tokens,
+        fine_tuned_model=model.id, result_files=[file.id for file in result_files], trained_tokens=trained_tokens,
+        integrations=integrations,
         finished_at=db_now(), estimated_finish=None, lease_until=None, spent_s=spent_s(),
     )  # fmt: skip
     if job is None:

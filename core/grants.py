@@ -18,6 +18,7 @@ _TAKEN_BACK = {
     "api_keys": [("ALL", WORKER)],
     "kept_answers": [("ALL", WORKER)],
     "projects": [(_WRITING, WORKER)],
+    "model_aliases": [(_WRITING, WORKER)],
     "audit_log": [("UPDATE", WEB), ("ALL", WORKER)],
     "webhook_endpoints": [("ALL", WORKER)],
     "webhook_deliveries": [("ALL", WORKER)],

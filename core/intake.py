@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from core import catalog, files, jobs, plan, projects, published, quotas
+from core import aliases, catalog, files, jobs, plan, projects, published, quotas
 from core.errors import AttuneError
 from core.jobs import Placement
 from core.models import BaseModelRow, Job, Model
@@ -39,8 +39,9 @@ class Wanted:
 def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
     """A new job of the project. Raises AttuneError naming the field that stands in the way, or QuotaReached."""
     project = projects.lock(session, project_id)
-    start = published.find(session, project_id, wanted.model, lock=True)
-    base = catalog.find(session, start.base_model if start else wanted.model)
+    model = aliases.resolve(session, project_id, wanted.model)
+    start = published.find(session, project_id, model, lock=True)
+    base = catalog.find(session, start.base_model if start else model)
     if base.status == "error":
         raise AttuneError(
             f"The base model '{base.id}' cannot be used: {base.error}", code="base_model_unusable", param="model"
@@ -70,7 +71,7 @@ def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
         session,
         project_id=project_id,
         spec=spec,
-        model=wanted.model,
+        model=model,
         suffix=wanted.suffix,
         request=wanted.request,
         metadata=wanted.metadata,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -49,15 +50,25 @@ def inputs_of(session: Session, job: Job) -> Inputs:
     )
 
 
+def metrics_of(session: Session, job_id: str) -> list[tuple[float, dict[str, Any]]]:
+    """(when it was recorded, what the metrics event holds) of each step, in order."""
+    rows = session.execute(
+        select(JobEvent.created_at, JobEvent.data)
+        .where(JobEvent.job_id == job_id, JobEvent.type == "metrics")
+        .order_by(JobEvent.seq)
+    )
+    found: list[tuple[float, dict[str, Any]]] = []
+    for at, data in rows:
+        assert data is not None, "a metrics event has its metrics"
+        found.append((at, data))
+    return found
+
+
 def metrics_csv(session: Session, job_id: str) -> bytes:
     """OpenAI's result file: one line a step, empty cells where there was no validation."""
-    rows = session.scalars(
-        select(JobEvent.data).where(JobEvent.job_id == job_id, JobEvent.type == "metrics").order_by(JobEvent.seq)
-    )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(METRIC_COLUMNS)
-    for data in rows:
-        if data is not None:
-            writer.writerow(["" if data.get(key) is None else data[key] for key in _METRIC_KEYS])
+    for _, data in metrics_of(session, job_id):
+        writer.writerow(["" if data.get(key) is None else data[key] for key in _METRIC_KEYS])
     return text.getvalue().encode()

@@ -144,7 +144,7 @@ class Job(Base):
     estimated_finish: Mapped[float | None]
 
     base_model: Mapped[str]
-    model: Mapped[str]  # as the user named it: the base, or the model it continues from
+    model: Mapped[str]  # what the user named: the base, or the model it continues from
     spec: Mapped[dict[str, Any]]  # core.spec.JobSpec
     training_file: Mapped[str]
     validation_file: Mapped[str | None]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
+from core.alias_models import ModelAlias
 from core.db import db_now
 from core.errors import AttuneError, NotFound
 from core.models import TERMINAL, Checkpoint, CheckpointPermission, Job, Model, Project
@@ -73,6 +74,13 @@ def delete(session: Session, project_id: str, model_id: str) -> None:
         shown = f"the job {user.id}" if user.project_id == project_id else "a job of a project that it is shared with"
         raise AttuneError(
             f"The model '{model_id}' is in use by {shown}. Cancel the job, or wait for its end.",
+            code="model_in_use",
+            param="model",
+        )
+    mine = (ModelAlias.project_id == project_id, ModelAlias.target == model_id)
+    if (alias := session.scalar(select(ModelAlias.name).where(*mine).limit(1))) is not None:
+        raise AttuneError(
+            f"The model '{model_id}' answers to the alias '{alias}'. Point the alias elsewhere, or delete it first.",
             code="model_in_use",
             param="model",
         )

@@ -61,6 +61,10 @@ class Settings(BaseSettings):
     audit_keep_days: int = Field(365, ge=1)  # then the janitor forgets who called what
     webhook_allow: str = ""  # names, addresses and networks inside that webhooks may reach; comma separated
 
+    # Integrations
+    mlflow_tracking_uri: str = ""  # of jobs that ask for mlflow and name no server; any that MLflow knows
+    mlflow_allow: str = ""  # hosts, with their ports, that a job may name as tracking_uri; comma separated
+
     # Models
     models_dir: Path | None = None  # weights of base models; None: data_dir/models
     hub_endpoint: str = "https://huggingface.co"

@@ -96,7 +96,7 @@ class JobRun:
                 self._attempt.tell(report.message, level=report.level, **report.data)
             case Trained():
                 self._tracking.finish()
-                publish_final(self._attempt, report, self._template_hash, self._engine)
+                publish_final(self._attempt, report, self._template_hash, self._engine, self._tracking)
             case Stopped() if self._asked_to_stop is not None:
                 self._attempt.stop(self._asked_to_stop)
             case Failed(kind="internal"):

@@ -13,6 +13,7 @@ from core.protocol import CheckpointSaved, Failed, Message, Proof, Prove, Snapsh
 from worker.attempt import Attempt
 from worker.engine_process import EngineDied, EngineProcess
 from worker.publish import Published, fetch_adapter, publish_adapter, store_snapshot
+from worker.tracking import Tracking
 
 PROOF_TIMEOUT_S = 1800.0
 
@@ -64,7 +65,9 @@ def publish_checkpoint(attempt: Attempt, report: CheckpointSaved, template_hash:
     crash_points.here("checkpoint.named")
 
 
-def publish_final(attempt: Attempt, report: Trained, template_hash: str, engine: EngineProcess) -> None:
+def publish_final(
+    attempt: Attempt, report: Trained, template_hash: str, engine: EngineProcess, tracking: Tracking
+) -> None:
     """Publish, read the published bytes back, prove them in the serving path, and only then succeed."""
     attempt.scratch("trained.json").write_text(report.model_dump_json())
     published = _publish(attempt, Path(report.folder), "final")
@@ -86,9 +89,17 @@ def publish_final(attempt: Attempt, report: Trained, template_hash: str, engine:
     model = _model_row(attempt, model_id, published, template_hash, step=total_steps, is_checkpoint=False)
     model.proof = proof.model_dump(mode="json")
     checkpoint = _checkpoint_row(attempt, model_id, report.metrics)
-    result = _result_file(attempt)
+    results = [_metrics_file(attempt), *tracking.result_files()]
     attempt.end(
-        lambda session: claims.succeed(session, attempt.claim, model, checkpoint, result, report.trained_tokens)
+        lambda session: claims.succeed(
+            session,
+            attempt.claim,
+            model,
+            checkpoint,
+            results,
+            report.trained_tokens,
+            integrations=tracking.integrations,
+        )
     )
 
 
@@ -152,7 +163,7 @@ def _checkpoint_row(attempt: Attempt, model_id: str, report: CheckpointSaved) ->
     )
 
 
-def _result_file(attempt: Attempt) -> File:
+def _metrics_file(attempt: Attempt) -> File:
     """OpenAI's metrics table, one line a step."""
     with attempt.place.database.read() as session:
         table = job_files.metrics_csv(session, attempt.job.id)

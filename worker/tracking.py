@@ -1,60 +1,103 @@
-"""A job's integrations: each a program of its own that hears of the steps, and whose failure is a warning.
+"""A job's integrations: programs of their own that hear of the steps, and whose failure is a warning.
 
-Nothing here waits for it while the job trains: steps go into a queue, and only the end of the training gives the
-run some seconds to arrive.
+Nothing here waits for them while the job trains: steps go into a queue, and only the end of the training gives the
+runs some seconds to arrive. TensorBoard's file is written then, from the metrics that the job has recorded.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import queue
-import signal
 import subprocess
-import sys
-import threading
 import time
-from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from core import claims
+from core.errors import AttuneError
 from core.jobs import NewEvent
+from core.models import File
 from core.protocol import Step
 from worker.attempt import Attempt
+from worker.tensorboard_events import write_events
+from worker.tracking_program import TrackingProgram
 
 FINISH_S = 20.0  # for the last steps to arrive
 ABANDON_S = 3.0  # the same when the attempt is over already
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONPATH",
-              "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
-              "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")  # fmt: skip
+TENSORBOARD = "tensorboard"
+
+
+@dataclass(frozen=True)
+class _Service:
+    module: str
+    prefix: str  # of its environment variables, which are the operator's
+    arrival: str  # what the user is told, from the program's answer
+
+
+SERVICES = {
+    "wandb": _Service(
+        "worker.wandb_run", "WANDB_", "Metrics go to Weights & Biases: project {project}, run {run_id}"
+    ),
+    "mlflow": _Service("worker.mlflow_run", "MLFLOW_", "Metrics go to MLflow: experiment {experiment}, run {run_id}"),
+}  # fmt: skip
 
 
 class Tracking:
-    """The integrations of one attempt. `start`, then `step` and `look` while it trains, then `finish` or `abandon`."""
+    """The integrations of one attempt. `start`, then `step` and `look` while it trains, then `finish` and
+    `result_files`, or `abandon`."""
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
-        self._asked: list[dict[str, Any]] = [dict(one) for one in attempt.job.request.get("integrations") or []]
-        self._runs: dict[int, _Run] = {}  # by place in `_asked`; a failed one is taken out
+        request = attempt.job.request
+        asked = [*(request.get("integrations") or ()), *(request.get("attune_integrations") or ())]
+        self._asked: list[dict[str, Any]] = [dict(one) for one in asked]
+        self._runs: dict[int, TrackingProgram] = {}  # by place in `_asked`; a failed one is taken out
+
+    @property
+    def integrations(self) -> list[dict[str, Any]] | None:
+        """As asked for, with what became of each, for the job's echo."""
+        return self._asked or None
 
     def start(self) -> None:
         for place, integration in enumerate(self._asked):
+            service = SERVICES.get(integration["type"])
+            if service is None:
+                continue  # a file, made in the end
+            log_file = self._attempt.scratch("integrations.log")
             try:
-                self._runs[place] = _Run(self._attempt, self._request(integration["wandb"], place))
-            except OSError as error:
+                request = self._request(integration, place)
+                self._runs[place] = TrackingProgram(service.module, service.prefix, log_file, request)
+            except (OSError, AttuneError) as error:
                 self._warn(place, str(error))
 
-    def _request(self, choice: dict[str, Any], place: int) -> dict[str, Any]:
-        job = self._attempt.job
-        own = ("attune/finetune", f"attune/{job.base_model}", f"attune/{job.id}")
-        return {
-            "project": choice["project"],
-            "entity": choice.get("entity"),
-            "name": choice.get("name") or job.id,
-            "tags": [*(choice.get("tags") or ()), *own],
+    def _request(self, integration: dict[str, Any], place: int) -> dict[str, Any]:
+        """For both services: where to, under which name, and what the run is about."""
+        job, settings = self._attempt.job, self._attempt.place.settings
+        choice = integration[integration["type"]]
+        request: dict[str, Any] = {
             "run_id": job.id if place == 0 else f"{job.id}-{place}",  # the same for every attempt
             "config": {**self._attempt.resolved.model_dump(mode="json"), "model": job.model, "seed": job.seed},
-            "folder": str(self._attempt.place.settings.data_dir.resolve()),
+        }
+        own = ("attune/finetune", f"attune/{job.base_model}", f"attune/{job.id}")
+        if integration["type"] == "wandb":
+            return {
+                **request,
+                "project": choice["project"],
+                "entity": choice.get("entity"),
+                "name": choice.get("name") or job.id,
+                "tags": [*(choice.get("tags") or ()), *own],
+                "folder": str(settings.data_dir.resolve()),
+            }
+        tracking_uri = choice.get("tracking_uri") or settings.mlflow_tracking_uri
+        if not tracking_uri:
+            raise AttuneError(
+                "the worker knows no MLflow server; name one as tracking_uri, or have the operator set "
+                "ATTUNE_MLFLOW_TRACKING_URI"
+            )
+        return {
+            **request,
+            "tracking_uri": tracking_uri,
+            "experiment": choice.get("experiment") or f"attune-{self._attempt.inputs.organization}",
+            "run_name": choice.get("run_name") or job.id,
+            "tags": {"attune.job": job.id, "attune.base_model": job.base_model},
         }
 
     def step(self, step: Step) -> None:
@@ -69,12 +112,12 @@ class Tracking:
                     del self._runs[place]
                     self._warn(place, answer["error"])
                     break
-                self._asked[place] = {"type": "wandb", "wandb": {**self._asked[place]["wandb"], **answer}}
-                text = f"Metrics go to Weights & Biases: project {answer['project']}, run {answer['run_id']}"
-                event = NewEvent(text, data=answer)
+                kind = self._asked[place]["type"]
+                self._asked[place] = {"type": kind, kind: {**self._asked[place][kind], **answer}}
+                event = NewEvent(SERVICES[kind].arrival.format(**answer), data=answer)
                 self._attempt.write(
                     lambda session, event=event: claims.report(
-                        session, self._attempt.claim, [event], integrations=self._asked
+                        session, self._attempt.claim, [event], integrations=self.integrations
                     )
                 )
 
@@ -82,6 +125,7 @@ class Tracking:
         """The training is over: let the runs arrive."""
         deadline = time.monotonic() + FINISH_S
         for run in self._runs.values():
+            run.send({"trained": True})
             run.end()
         for place, run in list(self._runs.items()):
             if not run.wait(max(0.0, deadline - time.monotonic())):
@@ -90,6 +134,22 @@ class Tracking:
                 del self._runs[place]
         self.look()
         self._runs.clear()
+
+    def result_files(self) -> list[File]:
+        """What integrations leave for download, stored and not yet rows."""
+        files: list[File] = []
+        for place, integration in enumerate(self._asked):
+            if integration["type"] != TENSORBOARD:
+                continue
+            try:
+                file = write_events(self._attempt, FINISH_S)
+            except (OSError, subprocess.SubprocessError, AttuneError) as error:
+                self._warn(place, str(error))
+                continue
+            files.append(file)
+            echo = {"file_id": file.id, "filename": file.filename}
+            self._asked[place] = {"type": TENSORBOARD, TENSORBOARD: echo}
+        return files
 
     def abandon(self) -> None:
         """The attempt is over, however it ended, and can write no more."""
@@ -104,74 +164,3 @@ class Tracking:
     def _warn(self, place: int, why: str) -> None:
         kind = self._asked[place]["type"]
         self._attempt.tell(f"The integration {kind} failed, and the job goes on without it: {why}", level="warn")
-
-
-class _Run:
-    """One program, its queue of lines, and what it answered."""
-
-    def __init__(self, attempt: Attempt, request: dict[str, Any]) -> None:
-        environment = {
-            name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith("WANDB_")
-        }
-        with attempt.scratch("integrations.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "worker.wandb_run"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-            )
-        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._reader = threading.Thread(target=self._read, name="integration-answers", daemon=True)
-        self._reader.start()
-        threading.Thread(target=self._write, name="integration-steps", daemon=True).start()
-        self.send(request)
-
-    def send(self, message: dict[str, Any]) -> None:
-        self._lines.put(json.dumps(message).encode() + b"\n")
-
-    def answers(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        with suppress(queue.Empty):
-            while True:
-                found.append(self._answers.get_nowait())
-        return found
-
-    def end(self) -> None:
-        self._lines.put(None)
-
-    def wait(self, timeout_s: float) -> bool:
-        """Has it ended, and all it said been read?"""
-        try:
-            self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return False
-        self._reader.join(1.0)
-        return True
-
-    def kill(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # with the processes of its own
-        self._process.wait()
-
-    def _write(self) -> None:
-        assert self._process.stdin is not None
-        # a program that has died takes no lines; its reader says so
-        with suppress(OSError), self._process.stdin as stdin:
-            while (line := self._lines.get()) is not None:
-                stdin.write(line)
-                stdin.flush()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        refused = False
-        with self._process.stdout as stdout:
-            for line in stdout:
-                answer = json.loads(line)
-                refused = refused or "error" in answer
-                self._answers.put(answer)
-        code = self._process.wait()
-        if code != 0 and not refused:
-            self._answers.put({"error": f"its program ended with {code}"})

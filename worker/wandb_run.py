@@ -41,10 +41,14 @@ def main() -> int:
     except Exception as error:  # whatever the service, the network or the library says is the user's to read
         return _refuse(answers, f"{type(error).__name__}: {error}")
     print(json.dumps({"project": run.project, "entity": run.entity or None, "run_id": run.id}), file=answers)
+    trained = False
     for line in sys.stdin:
         step = json.loads(line)
-        run.log(step, step=step["step"])
-    run.finish()
+        if "trained" in step:
+            trained = True
+        else:
+            run.log(step, step=step["step"])
+    run.finish(exit_code=0 if trained else 1)
     return 0
 
 

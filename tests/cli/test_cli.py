@@ -8,60 +8,13 @@ import shutil
 import stat
 import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
-from cli.main import app
-from tests.engine.tiny_base import make_base
-from tests.live import Live, live_service
+from tests.cli.service import Service
 
 BACK_S = 60.0  # a killed program is running again, on a busy machine
-
-
-class Service:
-    """A running `attune up`, and its command line in this process."""
-
-    def __init__(self, live: Live) -> None:
-        self.live = live
-        self.data = live.data
-
-    @property
-    def output(self) -> str:
-        """What `attune up` has printed."""
-        return (self.data / "up.log").read_text()
-
-    def attune(self, *arguments: str | Path, **environment: str) -> Result:
-        place = {"ATTUNE_DATA_DIR": str(self.data), "ATTUNE_URL": self.live.address}
-        return CliRunner().invoke(app, list(map(str, arguments)), env={**place, **environment})
-
-    def said(self, *arguments: str | Path, **environment: str) -> str:
-        """Standard output of a command that succeeds."""
-        result = self.attune(*arguments, **environment)
-        assert result.exit_code == 0, result.output
-        return result.stdout.strip()
-
-    def refused(self, *arguments: str | Path, **environment: str) -> str:
-        """The last line of a command that does not."""
-        result = self.attune(*arguments, **environment)
-        assert result.exit_code == 1, result.output
-        line = result.stderr.strip().splitlines()[-1]
-        assert line.startswith("error: "), result.output
-        return line
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("attune")
-    base = make_base(folder / "base")
-    with live_service(folder / "data", base) as live:
-        shutil.copytree(base, live.data / "models/tiny")
-        service = Service(live)
-        service.said("models", "add", "tiny", "--folder")
-        yield service
 
 
 def examples(path: Path, count: int = 12) -> Path:

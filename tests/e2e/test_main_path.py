@@ -14,11 +14,13 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
 import pytest
 from openai import OpenAI
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.engine.tiny_base import make_base
 from tests.live import BASE, Live, live_service, wait_for_step, wait_until_ended
@@ -260,8 +262,8 @@ def test_the_web_process_is_light(live: Live) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
-def test_c39_wandb_is_fed_and_echoed_and_a_broken_one_costs_a_warning(
-    live: Live, client: OpenAI, training_file: str
+def test_c39_integrations_are_fed_and_echoed_and_a_broken_one_costs_a_warning(
+    live: Live, client: OpenAI, training_file: str, tmp_path: Path
 ) -> None:
     job = client.fine_tuning.jobs.create(
         model=BASE,
@@ -271,7 +273,7 @@ def test_c39_wandb_is_fed_and_echoed_and_a_broken_one_costs_a_warning(
             {"type": "wandb", "wandb": {"project": "no/such/name"}},
             {"type": "wandb", "wandb": {"project": "support", "entity": "team", "tags": ["blue"]}},
         ],
-        extra_body={"attune": QUICK},
+        extra_body={"attune": {**QUICK, "integrations": [{"type": "mlflow"}, {"type": "tensorboard"}]}},
     )
     ended = wait_until_ended(client, job.id)
     assert ended.status == "succeeded", ended.error
@@ -286,3 +288,20 @@ def test_c39_wandb_is_fed_and_echoed_and_a_broken_one_costs_a_warning(
     assert [event.level for event in events if "Metrics go to Weights & Biases" in event.message] == ["info"]
     [run] = (live.data / "wandb").glob(f"offline-run-*-{job.id}-1/*.wandb")
     assert b"train_loss" in run.read_bytes()
+
+    said = [event.level for event in events if "The integration mlflow failed" in event.message]
+    assert said == ["warn"], "no server is configured here"
+    ours: Any = ended.to_dict()["attune"]
+    mlflow, board = ours["integrations"]
+    assert mlflow == {"type": "mlflow", "mlflow": {"tracking_uri": None, "experiment": None, "run_name": None}}
+    table, event_file = ended.result_files
+    assert client.files.content(table).text.startswith("step,train_loss")
+    name = client.files.retrieve(event_file).filename
+    assert board == {"type": "tensorboard", "tensorboard": {"file_id": event_file, "filename": name}}
+    client.files.content(event_file).write_to_file(tmp_path / name)
+    read = EventAccumulator(str(tmp_path)).Reload()
+    recorded: list[Any] = [event.data for event in reversed(events) if event.type == "metrics"]
+    for metric in ("train_loss", "train_mean_token_accuracy", "learning_rate", "grad_norm"):
+        scalars = [(one.step, one.value) for one in read.Scalars(metric)]
+        assert scalars == [(data["step"], pytest.approx(data[metric])) for data in recorded]
+    assert len(recorded) > 1

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select, update
@@ -17,6 +21,7 @@ from core.models import BaseModelRow, Job, JobEvent
 from core.protocol import Step
 from core.settings import Settings
 from core.storage import open_storage
+from tests import services
 from tests.api.place import RESOLVED
 from tests.core.rows import WORKER, add_file, add_project, queued_job
 from worker import tracking
@@ -47,16 +52,19 @@ def attempt(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    return new_attempt(database, tmp_path, {"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]})
+
+
+def new_attempt(database: Database, folder: Path, request: dict[str, Any], **settings: Any) -> Attempt:
     job_id = queued_job(database)
-    request = {"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}
     with database.begin() as session:
         values = {"request": request, "resolved": RESOLVED.model_dump(mode="json")}
         session.execute(update(Job).where(Job.id == job_id).values(**values))
     with database.begin() as session:
         claim = claims.claim_training(session, WORKER, 600)
     assert claim is not None
-    settings = Settings(data_dir=tmp_path)
-    place = Place(settings, database, open_storage(settings), tmp_path / "jobs", lambda: False)
+    place_settings = Settings(data_dir=folder, **settings)
+    place = Place(place_settings, database, open_storage(place_settings), folder / "jobs", lambda: False)
     with database.read() as session:
         inputs = job_files.inputs_of(session, claim.job)
     attempt = Attempt(place, claim, inputs, on_lost=lambda: None)
@@ -101,3 +109,102 @@ def test_an_integration_that_hangs_is_left_behind(
         runs.finish()
     [said] = warnings(database)
     assert "took longer than 4 s" in said
+
+
+def mlflow_of(**choices: str) -> dict[str, Any]:
+    return {"attune_integrations": [{"type": "mlflow", "mlflow": choices}]}
+
+
+@dataclass(frozen=True)
+class Server:
+    address: str
+    store: str  # its database
+
+
+@pytest.fixture(scope="module")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real tracking server."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    port = services.free_port()
+    store = f"sqlite:///{folder / 'mlflow.db'}"
+    options = ("--backend-store-uri", store, "--artifacts-destination", str(folder), "--workers", "1")
+    command = [sys.executable, "-m", "mlflow", "server", *options, "--port", str(port)]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with services.program(
+        command, log=folder / "log", ready=lambda: services.port_answers(port), env=environment, cwd=folder
+    ):
+        yield Server(f"http://127.0.0.1:{port}", store)
+
+
+def test_mlflow_gets_every_step_once_however_often_the_job_is_resumed(
+    database: Database, tmp_path: Path, mlflow_server: Server
+) -> None:
+    from mlflow import MlflowClient
+
+    request = mlflow_of(tracking_uri=mlflow_server.address, experiment="support", run_name="first")
+    attempt = new_attempt(database, tmp_path, request)
+    client = MlflowClient(mlflow_server.address)
+    losses = {1: 0.5, 2: 0.4, 3: 0.3, 4: 0.2}
+    for steps, is_whole in ((range(1, 4), False), (range(2, 5), True)):
+        runs = Tracking(attempt)
+        runs.start()
+        for step in steps:
+            runs.step(STEP.model_copy(update={"step": step, "train_loss": losses[step], "full_valid_loss": 0.7}))
+        runs.finish() if is_whole else wait_for_run(runs)
+        runs.abandon()
+        [run] = client.search_runs([client.get_experiment_by_name("support").experiment_id])
+        assert run.info.status == ("FINISHED" if is_whole else "KILLED")
+    assert warnings(database) == []
+    logged = client.get_metric_history(run.info.run_id, "train_loss")
+    assert [(metric.step, metric.value) for metric in logged] == list(losses.items())
+    assert run.data.metrics.keys() == {*STEP.model_dump(exclude={"report"}, exclude_none=True), "full_valid_loss"}
+    assert (run.data.params["lora.rank"], run.data.params["seed"]) == ("8", str(attempt.job.seed))
+    assert (run.info.run_name, run.data.tags["attune.job"]) == ("first", attempt.job.id)
+    assert runs.integrations is not None
+    assert runs.integrations[0]["mlflow"] == {
+        "tracking_uri": mlflow_server.address,
+        "experiment": "support",
+        "experiment_id": run.info.experiment_id,
+        "run_name": "first",
+        "run_id": run.info.run_id,
+    }
+
+
+def wait_for_run(runs: Tracking) -> None:
+    """Until the program has answered, as it does before its first step."""
+    deadline = time.monotonic() + 30
+    while runs.integrations and "run_id" not in runs.integrations[0]["mlflow"]:
+        assert time.monotonic() < deadline
+        runs.look()
+        time.sleep(0.05)
+
+
+def test_the_operators_mlflow_is_used_and_not_shown(database: Database, tmp_path: Path, mlflow_server: Server) -> None:
+    from mlflow import MlflowClient
+
+    runs = Tracking(new_attempt(database, tmp_path, mlflow_of(), mlflow_tracking_uri=mlflow_server.store))
+    runs.start()
+    runs.step(STEP)
+    runs.finish()
+    assert warnings(database) == []
+    assert runs.integrations is not None
+    shown = runs.integrations[0]["mlflow"]
+    assert shown.keys() == {"experiment", "experiment_id", "run_name", "run_id"}
+    assert MlflowClient(mlflow_server.address).get_run(shown["run_id"]).data.metrics["train_loss"] == STEP.train_loss
+
+
+def test_without_a_server_mlflow_is_a_warning(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    nowhere = f"http://127.0.0.1:{services.free_port()}"
+    for request, reason in (
+        (mlflow_of(), "ATTUNE_MLFLOW_TRACKING_URI"),
+        (mlflow_of(tracking_uri=nowhere), "onnection"),
+    ):
+        runs = Tracking(new_attempt(database, tmp_path, request))
+        runs.start()
+        runs.step(STEP)
+        runs.finish()
+        assert warnings(database)[-1].startswith("The integration mlflow failed, and the job goes on without it: ")
+        assert reason in warnings(database)[-1]
