@@ -16,7 +16,7 @@ from sqlalchemy import func, select, update
 
 from core import ids, replay
 from core.db import db_now
-from core.models import Job, JobRequest, KeptAnswer
+from core.models import Creation, Job, KeptAnswer
 from core.replay import Asked, Keyed
 from tests.api.place import BASE, Place, Tenant
 
@@ -89,21 +89,20 @@ def test_c26_another_key_and_an_old_job_are_no_replay(tenant: Tenant, body: dict
         assert http.post(JOBS, json=body, headers=retried).json()["id"] != job_id
     with tenant.place.database.begin() as session:
         old = db_now() - replay.RETRY_WINDOW_S - 1
-        session.execute(update(JobRequest).where(JobRequest.job_id == job_id).values(created_at=old))
+        session.execute(update(Creation).where(Creation.object_id == job_id).values(created_at=old))
     assert tenant.http.post(JOBS, json=body, headers=retried).json()["id"] != job_id
 
 
 def test_c26_a_first_arrival_that_its_retry_overtook_makes_nothing(tenant: Tenant, body: dict[str, Any]) -> None:
     job_id = tenant.http.post(JOBS, json=body, headers={"x-stainless-retry-count": "1"}).json()["id"]
     with tenant.place.database.begin() as session:
-        row = session.get_one(JobRequest, job_id)
-        came_late = Asked(row.key_id, row.body_sha256, retry_count=0, waited_s=0.0)
-        held_up = Asked(row.key_id, row.body_sha256, retry_count=0, waited_s=30.0)
-        assert replay.earlier_job(session, tenant.project_id, came_late) is None
-        found = replay.earlier_job(session, tenant.project_id, held_up)
-        assert found is not None
-        assert found.id == job_id
-        assert replay.earlier_job(session, tenant.project_id, held_up) is None, "only one first arrival was held up"
+        row = session.get_one(Creation, job_id)
+        came_late = Asked(row.key_id, row.request_sha256, retry_count=0, waited_s=0.0)
+        held_up = Asked(row.key_id, row.request_sha256, retry_count=0, waited_s=30.0)
+        assert replay.earlier(session, tenant.project_id, came_late) is None
+        found = replay.earlier(session, tenant.project_id, held_up)
+        assert found == job_id
+        assert replay.earlier(session, tenant.project_id, held_up) is None, "only one first arrival was held up"
 
 
 def test_c26_a_key_gives_the_same_answer_again(tenant: Tenant, body: dict[str, Any]) -> None:
@@ -225,7 +224,7 @@ def test_a_project_is_erased_with_its_answers(tenant: Tenant, body: dict[str, An
     with tenant.place.operator as http:
         assert http.delete(f"/v1/attune/projects/{tenant.project_id}").status_code == 200
     with tenant.place.database.read() as session:
-        assert session.get(JobRequest, job_id) is None
+        assert session.get(Creation, job_id) is None
 
 
 def test_a_dead_holder_is_followed_and_a_day_later_all_is_forgotten(tenant: Tenant, keyed: Keyed) -> None:
@@ -249,7 +248,7 @@ def test_a_job_whose_answer_was_never_kept_is_found_by_its_key(tenant: Tenant, b
     keyed = {"Idempotency-Key": "k"}
     job_id = tenant.http.post(JOBS, json=body, headers=keyed).json()["id"]
     with tenant.place.database.begin() as session:
-        ours = select(JobRequest.key_id).where(JobRequest.job_id == job_id).scalar_subquery()
+        ours = select(Creation.key_id).where(Creation.object_id == job_id).scalar_subquery()
         session.execute(
             update(KeptAnswer).where(KeptAnswer.key_id == ours).values(status=None, body=None, held_until=0.0)
         )

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from core import ids
-from core.errors import AttuneError
 from worker.serve.tool_calls import ToolCall, ToolCallReader
 
 if TYPE_CHECKING:
@@ -18,11 +17,6 @@ if TYPE_CHECKING:
     from worker.engine.generate import Delta
 
 Json = dict[str, object]
-
-
-def envelope(error: AttuneError) -> Json:
-    """The error as OpenAI's clients read it."""
-    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
 
 
 def event(data: Json | str) -> bytes:
