@@ -60,7 +60,7 @@ def check(path: Path, endpoint: str, max_line_bytes: int) -> Checked:
                 message = f"The file has more than {MAX_REQUESTS} requests; split it into several batches."
                 faults.append(BatchFault("too_many_requests", message, line))
                 break
-            found = _request(parse_line(raw, line), line, endpoint)
+            found = _request(raw, line, endpoint)
             if isinstance(found, BatchRequest) and (first := seen.setdefault(found.custom_id, line)) != line:
                 message = f"line {line}: the custom_id '{found.custom_id}' stands on line {first}, too; make it unique"
                 found = BatchFault("duplicate_custom_id", message, line, "custom_id")
@@ -70,8 +70,8 @@ def check(path: Path, endpoint: str, max_line_bytes: int) -> Checked:
                 faults.append(found)
             if len(faults) >= MAX_ERRORS:
                 break
-    except AttuneError as error:  # no JSONL, or from here on none: the rest cannot be told apart
-        faults.append(BatchFault("invalid_json_line" if total else "invalid_file", error.message, total + 1 or None))
+    except AttuneError as error:  # the rest cannot be told apart into lines
+        faults.append(BatchFault(error.code or "invalid_file_format", error.message, total + 1 if total else None))
     return Checked(total, models.pop() if len(models) == 1 else None, faults)
 
 
@@ -95,7 +95,11 @@ def _lines(path: Path, max_line_bytes: int) -> Iterator[tuple[int, bytes]]:
     yield from splitter.finish()
 
 
-def _request(parsed: dict[str, Json] | Fault, line: int, endpoint: str) -> BatchRequest | BatchFault:
+def _request(raw: bytes, line: int, endpoint: str) -> BatchRequest | BatchFault:
+    try:
+        parsed = parse_line(raw, line)
+    except AttuneError as error:
+        return BatchFault("invalid_json_line", error.message, line)
     if isinstance(parsed, Fault):
         return BatchFault(parsed.code, f"line {line}: {parsed.message}", line, parsed.field)
     custom_id, body = parsed.get("custom_id"), parsed.get("body")

@@ -11,7 +11,7 @@ import importlib
 import math
 import secrets
 import socket
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
@@ -276,7 +276,7 @@ class _Answer(Response):
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
 
-        async def say(*events: wire.Json | str) -> None:
+        async def say(*events: Mapping[str, object] | str) -> None:
             body = b"".join(wire.event(event) for event in events)
             await send({"type": "http.response.body", "body": body, "more_body": True})
 
