@@ -46,7 +46,9 @@ def output_line(batch: Batch, line: int, custom_id: str, response: object, error
 def fetch_input(database: Database, storage: Storage, batch: Batch, path: Path) -> None:
     """Bring the input file to `path`. Raises StorageMissing, StorageCorrupt."""
     with database.read() as session:
-        file = session.get_one(File, batch.input_file_id)
+        file = session.get(File, batch.input_file_id)
+    if file is None or not file.storage_key:
+        raise StorageMissing(batch.input_file_id)
     storage.fetch(file.storage_key, path, file.sha256)
 
 

@@ -84,7 +84,7 @@ class Project(Base):
     slug: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[float] = mapped_column(default=db_now())
     erased_at: Mapped[float | None]
-    max_jobs: Mapped[int | None]  # unfinished at once; None, here and below: unlimited
+    max_jobs: Mapped[int | None]  # and batches, unfinished at once; None, here and below: unlimited
     max_stored_bytes: Mapped[int | None]
     max_requests_per_minute: Mapped[int | None]
 
@@ -396,7 +396,7 @@ class WebhookEvent(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
     type: Mapped[str]
-    object_id: Mapped[str]  # of the job
+    object_id: Mapped[str]  # of the job or batch
     status: Mapped[str] = mapped_column(String(32))
     seq: Mapped[int] = mapped_column(Integer)  # the job's last event number at that moment
     data: Mapped[dict[str, Any] | None]  # what `attune` says beside seq, status and project
