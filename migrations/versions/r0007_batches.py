@@ -11,8 +11,8 @@ from core.migrate import create_batch_triggers
 JSON_ = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 STAMPS = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
 
-revision = "0006"
-down_revision = "0005"
+revision = "0007"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
