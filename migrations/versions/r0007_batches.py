@@ -63,8 +63,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("batch_id", "first_line", name=op.f("pk_batch_parts")),
     )
     create_batch_triggers(op.get_bind())
-    # what is noted of jobs is good for a day at most, and under another hash from now on
-    op.drop_table("job_requests")
     op.create_table(
         "creations",
         sa.Column("object_id", sa.Text(), nullable=False),
@@ -79,6 +77,12 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["key_id"], ["api_keys.id"], name=op.f("fk_creations_key_id")),
         sa.PrimaryKeyConstraint("object_id", name=op.f("pk_creations")),
     )
+    op.execute(
+        "INSERT INTO creations (object_id, project_id, key_id, request_sha256, made_by, answered, idempotency_key, "
+        "created_at) SELECT r.job_id, j.project_id, r.key_id, r.body_sha256, r.made_by, r.answered, "
+        "r.idempotency_key, r.created_at FROM job_requests r JOIN jobs j ON j.id = r.job_id"
+    )
+    op.drop_table("job_requests")
     op.create_index(op.f("ix_creations_key_id_request_sha256"), "creations", ["key_id", "request_sha256"])
     op.create_index(op.f("ix_creations_project_id"), "creations", ["project_id"])
 
