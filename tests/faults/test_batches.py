@@ -62,7 +62,7 @@ def test_a_killed_worker_costs_no_line_and_doubles_none(live: Live) -> None:
             "method": "POST",
             "url": "/v1/completions",
             # one line in ten is refused, so that both files are put together over all attempts
-            "body": {"model": BASE, "prompt": f"order {number}", "max_tokens": 0 if number % 10 == 9 else 32},
+            "body": {"model": BASE, "prompt": f"order {number}", "max_tokens": 0 if number % 10 == 9 else 24},
         }
         for number in range(LINES)
     ]
