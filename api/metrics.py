@@ -53,6 +53,10 @@ class _Census:
         for status, count in found.jobs.items():
             jobs.add_metric([status], count)
         yield jobs
+        batches = GaugeMetricFamily("attune_batches", "Batches by status", labels=["status"])
+        for status, count in found.batches.items():
+            batches.add_metric([status], count)
+        yield batches
         workers = GaugeMetricFamily("attune_workers", "Workers alive, by what they do", labels=["state"])
         for state, count in found.workers.items():
             workers.add_metric([state], count)

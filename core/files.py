@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from core import jobs, projects, quotas
+from core.batch_models import ENDED, Batch
 from core.db import db_now
 from core.errors import AttuneError, NotFound
 from core.examples import Summary
@@ -19,7 +20,9 @@ from core.objects import Stored
 
 FINE_TUNE = "fine-tune"
 FINE_TUNE_RESULTS = "fine-tune-results"
-UPLOAD_PURPOSES = (FINE_TUNE, "user_data", "batch", "evals", "assistants", "vision")
+BATCH = "batch"
+BATCH_OUTPUT = "batch_output"
+UPLOAD_PURPOSES = (FINE_TUNE, "user_data", BATCH, "evals", "assistants", "vision")
 MAX_NAME_BYTES = 255
 
 
@@ -147,11 +150,17 @@ def delete(session: Session, project_id: str, file_id: str) -> File:
     row = session.scalar(query)
     if row is None:
         raise NotFound(f"No such File object: {file_id}", code="file_not_found")
-    if (job_id := jobs.using_file(session, project_id, file_id)) is not None:
+    job_id, batch_id = jobs.using_file(session, project_id, file_id), _batch_using(session, project_id, file_id)
+    if job_id is not None or batch_id is not None:
+        user = f"the job {job_id}" if job_id is not None else f"the batch {batch_id}"
         raise AttuneError(
-            f"File {file_id} is in use by the job {job_id}. Cancel the job, or wait for its end.",
-            code="file_in_use",
-            param="id",
+            f"File {file_id} is in use by {user}. Cancel that, or wait for its end.", code="file_in_use", param="id"
         )
     row.deleted_at = session.scalar(select(db_now()))
     return row
+
+
+def _batch_using(session: Session, project_id: str, file_id: str) -> str | None:
+    """The id of an unfinished batch that reads this file, if there is one."""
+    reading = (Batch.project_id == project_id, Batch.input_file_id == file_id, Batch.status.not_in(ENDED))
+    return session.scalar(select(Batch.id).where(*reading).limit(1))

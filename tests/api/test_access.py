@@ -55,7 +55,10 @@ class Own:
         self.job = tenant.job(training_file=self.file, attune={"label": "here"})
         web.prepare(self.job)
         self.model = web.publish(web.start(self.job), 9, final=True)
+        requests = tenant.openai.files.create(file=("batch.jsonl", b"{}"), purpose="batch").id
         with tenant.http as http:
+            asked = {"input_file_id": requests, "endpoint": "/v1/completions", "completion_window": "24h"}
+            self.batch = http.post("/v1/batches", json=asked).json()["id"]
             spare = http.post("/v1/attune/keys", json={"name": "spare"}).json()
         self.ids = {
             "file_id": self.file,
@@ -65,6 +68,7 @@ class Own:
             "key_id": spare["id"],
             "project_id": tenant.project_id,
             "permission_id": "cp_none",
+            "batch_id": self.batch,
         }
         self.tenant = tenant
 
@@ -73,7 +77,7 @@ class Own:
 
     def unknown(self, text: str) -> str:
         """`text` with ids of the same form that were never given out."""
-        for known in (self.file, self.job, self.model, self.ids["key_id"], self.tenant.project_id):
+        for known in (self.file, self.job, self.model, self.batch, self.ids["key_id"], self.tenant.project_id):
             text = text.replace(known, known[:-8] + "0" * 8)
         return text
 
@@ -129,7 +133,7 @@ def test_a_key_does_what_its_scope_allows_and_no_more(web: Place, own: Own, scop
 def test_another_tenant_reaches_nothing(web: Place, own: Own) -> None:
     """With every scope in its own project. Its lists hold nothing of the owner's."""
     other = web.tenant("other", scopes=ALL)
-    ids = {own.file, own.job, own.model, own.ids["key_id"], own.tenant.project_id}
+    ids = {own.file, own.job, own.model, own.batch, own.ids["key_id"], own.tenant.project_id}
     with other.http as http:
         for name in GUARDED:
             answer = ask(http, name, own.path(name))
