@@ -25,6 +25,7 @@ from api import (
     operators,
     permissions,
     quotas,
+    stored_completions,
     stream,
     uploads,
     webhooks,
@@ -88,7 +89,7 @@ def create_app(settings: Settings, *, with_background: bool = True, pace: Pace |
     errors.install(app)
     openapi.install(app)
     routed = (health, files, uploads, jobs, stream, permissions, models, chat, graders, attune, keys, audit, operators)
-    for module in (*routed, quotas, webhooks):
+    for module in (*routed, quotas, webhooks, stored_completions):
         app.include_router(module.router)
     app.include_router(docs.router)
     for layer in (Unchanged, Replay, RateLimit):
