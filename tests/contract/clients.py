@@ -41,7 +41,7 @@ def environment(name: str, *requirements: str) -> Path:
     if not python.exists():
         venv.create(folder)
     # Our own pip, and nothing compiled ahead: most of an environment's time otherwise
-    install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile", "--upgrade"]
+    install = [sys.executable, "-m", "pip", "--python", python, "install", "-qq", "--no-compile", "--upgrade"]
     subprocess.run([*install, *requirements], check=True)
     return python
 

@@ -47,13 +47,15 @@ def test_c33_the_stream_is_openais_to_the_letter(client: OpenAI, trained: FineTu
 
 def test_c33_the_clients_own_helper_reads_it(client: OpenAI, project: Project, trained: FineTuningJob) -> None:
     model = trained.fine_tuned_model or ""
-    said = client.chat.completions.create(model=model, **ASKED).choices[0].message.content
-    with client.chat.completions.stream(model=model, **ASKED) as stream:
+    # the helper wants an answer that ended by itself
+    ending: Any = {**ASKED, "max_tokens": 60, "stop": ["e", "o", "t", " "]}
+    said = client.chat.completions.create(model=model, **ending).choices[0].message.content
+    with client.chat.completions.stream(model=model, **ending) as stream:
         assert stream.get_final_completion().choices[0].message.content == said
 
     async def listen() -> str:
         async with project.async_client() as listener:
-            stream = await listener.chat.completions.create(model=model, stream=True, **ASKED)
+            stream = await listener.chat.completions.create(model=model, stream=True, **ending)
             return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
     assert asyncio.run(listen()) == said
