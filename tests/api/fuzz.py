@@ -15,6 +15,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from core import servers
+from core.ids import key_parts
 from core.settings import Settings
 from tests.api.place import Place, Tenant, place, running
 
@@ -29,6 +30,7 @@ def fuzz(folder: Path, examples: int, *more: str) -> subprocess.CompletedProcess
             servers.register(session, "generator", base_model=None, address=address, device=servers.EXTERNAL)
             servers.register(session, "spare", base_model="none", address=address, device=servers.EXTERNAL)
         job_id, model_id = _finished(web)
+        spare = web.tenant("spare")
         command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"]
         done = subprocess.run(
             [
@@ -41,7 +43,13 @@ def fuzz(folder: Path, examples: int, *more: str) -> subprocess.CompletedProcess
                 *more,
             ],
             cwd=folder,
-            env={**os.environ, "FUZZ_JOB": job_id, "FUZZ_MODEL": model_id},
+            env={
+                **os.environ,
+                "FUZZ_JOB": job_id,
+                "FUZZ_MODEL": model_id,
+                "FUZZ_KEY": key_parts(spare.key)[0],
+                "FUZZ_PROJECT": spare.project_id,
+            },
             check=False,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
