@@ -26,6 +26,7 @@ from api import (
     operators,
     permissions,
     quotas,
+    stored_completions,
     stream,
     uploads,
     webhooks,
@@ -86,7 +87,7 @@ def create_app(settings: Settings, *, with_background: bool = True, pace: Pace |
     errors.install(app)
     openapi.install(app)
     routed = (health, files, uploads, jobs, stream, permissions, models, chat, graders, attune, keys, audit, operators)
-    for module in (*routed, batches, quotas, webhooks, aliases):
+    for module in (*routed, batches, quotas, webhooks, aliases, stored_completions):
         app.include_router(module.router)
     app.include_router(docs.router)
     for layer in (Unchanged, Replay, RateLimit):

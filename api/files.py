@@ -43,6 +43,7 @@ _FORM = described(
 class FileAttune(Shown):
     sha256: str
     examples: int | None  # of a fine-tune file: the lines that can be trained on
+    kind: str | None  # of the examples: chat, completion, text, preference, or mixed
     findings: list[dict[str, Any]] | None  # what is wrong with the others, and warnings
 
 
@@ -77,7 +78,7 @@ def show_file(row: File) -> FileObject:
         purpose=row.purpose,
         status=row.status,
         status_details=row.status_details,
-        attune=FileAttune(sha256=row.sha256, examples=row.examples, findings=row.findings),
+        attune=FileAttune(sha256=row.sha256, examples=row.examples, kind=row.kind, findings=row.findings),
     )
 
 

@@ -17,6 +17,7 @@ from core.errors import AttuneError, NotFound
 from core.examples import Summary
 from core.models import File
 from core.objects import Stored
+from core.spec import Method
 
 FINE_TUNE = "fine-tune"
 FINE_TUNE_RESULTS = "fine-tune-results"
@@ -68,6 +69,7 @@ def create(session: Session, project_id: str, upload: Received) -> File:
         status="error" if faulty else "processed",
         status_details=_details(summary) if faulty and summary else None,
         examples=summary.examples if summary else None,
+        kind=summary.kind if summary else None,
         findings=[finding.as_dict() for finding in summary.findings] if summary else None,
         expires_at=None if upload.lifetime_s is None else db_now() + upload.lifetime_s,
     )
@@ -98,7 +100,7 @@ def get(session: Session, project_id: str, file_id: str, *, param: str = "id", l
     return row
 
 
-def for_job(session: Session, project_id: str, file_id: str, param: str) -> File:
+def for_job(session: Session, project_id: str, file_id: str, param: str, method: Method) -> File:
     """A file that a job may train on. Raises the 400 or 404 that says why not, in the name of `param`."""
     row = get(session, project_id, file_id, param=param, lock=True)
     if row.purpose != FINE_TUNE:
@@ -113,7 +115,21 @@ def for_job(session: Session, project_id: str, file_id: str, param: str) -> File
             code="invalid_file",
             param=param,
         )
+    _must_suit(row, method, param)
     return row
+
+
+def _must_suit(row: File, method: Method, param: str) -> None:
+    if row.kind is None or (row.kind == "preference") == (method is Method.DPO):
+        return
+    if method is Method.DPO:
+        wrong = (
+            "has examples that are no preference pairs, and the method 'dpo' trains on pairs. Give every line "
+            '"input", "preferred_output" and "non_preferred_output", or use the method \'supervised\'.'
+        )
+    else:
+        wrong = "holds preference pairs. Use the method 'dpo', or upload conversations."
+    raise AttuneError(f"File {row.id} {wrong}", code="wrong_method", param=param)
 
 
 def page(

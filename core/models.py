@@ -121,6 +121,7 @@ class File(Base):
     status: Mapped[str]
     status_details: Mapped[str | None]
     examples: Mapped[int | None]  # of a fine-tune file
+    kind: Mapped[str | None]  # of its examples: core.examples.Kind
     findings: Mapped[list[Any] | None]
     created_at: Mapped[float] = mapped_column(default=db_now())
     expires_at: Mapped[float | None]
