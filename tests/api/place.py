@@ -194,7 +194,7 @@ class Place:
                     purpose="fine-tune-results", bytes=table.bytes, sha256=table.sha256,
                     storage_key=f"{prefix}/metrics.csv", status="processed",
                 )  # fmt: skip
-                assert claims.succeed(session, claim, model, checkpoint, result, 1234)
+                assert claims.succeed(session, claim, model, checkpoint, result, 1234, final=FINAL)
             else:
                 assert claims.add_checkpoint(session, claim, model, checkpoint, keep=9) is not None
         return model_id

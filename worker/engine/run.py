@@ -23,6 +23,7 @@ from core.errors import AttuneError
 from core.protocol import (
     CheckpointSaved,
     Message,
+    Sample,
     SnapshotSaved,
     Started,
     Step,
@@ -35,6 +36,7 @@ from core.render import Renderer
 from core.spec import Execution
 from worker.engine.adapter import JsonValue, write_adapter
 from worker.engine.data import Batches, Dataset, probe_segments
+from worker.engine.early_stopping import EarlyStopping
 from worker.engine.lora import LoraModules
 from worker.engine.loss import Head, Mean, Rewards, mean_loss, pack_loss
 from worker.engine.model import parameter_count, resolve_device
@@ -48,6 +50,7 @@ from worker.engine.optimizer import (
 from worker.engine.pack import Pack, Segment, pack_micro_steps
 from worker.engine.preference import Preference, pairs_of, preferred_tokens
 from worker.engine.randomness import random_states, restore_random_states
+from worker.engine.samples import Sampler
 from worker.engine.snapshot import (
     Identity,
     Progress,
@@ -56,9 +59,9 @@ from worker.engine.snapshot import (
     prune,
     save_snapshot,
 )
+from worker.engine.watch import shown, watch
 
 SNAPSHOT_SHARE = 0.05  # of the running time that snapshots may take at most
-SHOWN_LINES = 16  # of the examples of a step whose loss is not finite
 
 Reporter = Callable[[BaseModel], None]
 
@@ -67,9 +70,8 @@ class LossNotFinite(AttuneError):
     """The loss or its gradient became NaN or infinite."""
 
     def __init__(self, step: int, lines: list[int], what: str) -> None:
-        shown = ", ".join(str(line) for line in lines[:SHOWN_LINES]) + (" …" if len(lines) > SHOWN_LINES else "")
         super().__init__(
-            f"step {step}: the {what} is not finite; the step trained on lines {shown} of the training file. "
+            f"step {step}: the {what} is not finite; the step trained on {shown(lines)} of the training file. "
             "Lower learning_rate_multiplier, and look at these lines",
             code="loss_not_finite",
             param="hyperparameters.learning_rate_multiplier",
@@ -121,6 +123,11 @@ class Run:
         self.batches = Batches(len(training), task.resolved.batch_size, task.seed)
         self.report = report
         self.progress = Progress()
+        patience = task.resolved.early_stopping_patience
+        self.stopping = None if patience is None else EarlyStopping(patience)
+        self.sampler = Sampler(model, modules, renderer, task.resolved.sample_prompts, folder.training)
+        # The loss of guessing: among all tokens, or which of two answers is preferred
+        self.guess = math.log(2 if preference else self.head.weight.shape[0])
         self.snapshot_cost_s = 0.0
         self.snapshot_at_s = time.monotonic()
         self.snapshot_step = 0
@@ -132,6 +139,8 @@ class Run:
             load_state_tensors(self.optimizer, snapshot.optimizer)
             restore_random_states(snapshot.random)
             self.progress = snapshot.manifest.progress
+            if self.stopping is not None:
+                self.stopping.resume(self.progress.best, snapshot.best)
             self.snapshot_step = self.progress.step
             self._warn_of_differences(snapshot)
         prune(self.folder.snapshots, self.task.keep_snapshots)
@@ -178,13 +187,16 @@ class Run:
                 return
             step = self._step()
             self.report(step)
-            if step.step == step.total_steps:
+            if self.stopping is not None:
+                self.stopping.take(_checkpoint(step, self.folder.adapter), self.modules.weights())
+                self.progress = self.progress.model_copy(update={"best": self.stopping.best})
+            if step.step == step.total_steps or (self.stopping is not None and self.stopping.is_over):
                 self._finish(step)
                 return
             if step.step % self.resolved.checkpoint_every_steps == 0:
                 folder = self.folder.checkpoints / f"step-{step.step}"
                 self._publish(folder, {})
-                self.report(_checkpoint(step, folder))
+                self.report(_checkpoint(step, folder, self.sampler.answers()))
             if self._snapshot_is_due():
                 self._save_snapshot()
 
@@ -210,6 +222,8 @@ class Run:
             trained_tokens=self.progress.trained_tokens + tokens,
             epoch_nll=learnt.loss * weight + (0.0 if first_of_epoch else self.progress.epoch_nll),
             epoch_supervised=weight + (0 if first_of_epoch else self.progress.epoch_supervised),
+            watched=watch(self.progress.watched, number, learnt.loss, self.guess, [one.line for one in segments]),
+            best=self.progress.best,
         )
         few, full = self._validate(number)
         _log(
@@ -280,11 +294,11 @@ class Run:
         """(a look at the fixed subset, the whole file), each where it falls on this step."""
         if self.validation is None:
             return None, None
-        last = step == self.resolved.total_steps
+        looks = step == self.resolved.total_steps or step % self.resolved.validation_every_steps == 0
         few = full = None
-        if last or self.batches.ends_epoch(step):
+        if step == self.resolved.total_steps or self.batches.ends_epoch(step) or (looks and self.stopping is not None):
             full = self._measure(self.validation.all_segments())
-        if last or step % self.resolved.validation_every_steps == 0:
+        if looks:
             few = self._measure(self.validation.subset())
         return few, full
 
@@ -321,6 +335,7 @@ class Run:
             adapter=self.modules.weights(),
             optimizer=state_tensors(self.optimizer),
             random=random_states(),
+            best={} if self.stopping is None else self.stopping.weights,
         )
         prune(self.folder.snapshots, self.task.keep_snapshots)
         self.snapshot_step = self.progress.step
@@ -352,22 +367,48 @@ class Run:
         )
 
     def _finish(self, last: Step) -> None:
-        """Measure the final adapter on the probe set and publish it."""
+        """Measure the final adapter on the probe set and publish it: the last step's, or the best of a run that may
+        stop early."""
         resolved = self.resolved
-        probe = probe_segments(self.folder, self.renderer, resolved.max_example_tokens, resolved.method)
+        metrics = _checkpoint(last, self.folder.adapter)
+        if self.stopping is not None:
+            metrics = self._take_best(self.stopping, last)
+        probe = probe_segments(
+            self.folder, self.renderer, resolved.max_example_tokens, resolved.method, resolved.too_long
+        )
         final = self._measure(probe)
-        sha256 = self._publish(self.folder.adapter, {"final_valid_loss": final.loss})
+        sha256 = self._publish(self.folder.adapter, {"step": metrics.step, "final_valid_loss": final.loss})
         self.report(
             Trained(
                 folder=str(self.folder.adapter),
                 trained_tokens=self.progress.trained_tokens,
                 train_loss=self.progress.epoch_nll / max(self.progress.epoch_supervised, 1),
-                metrics=_checkpoint(last, self.folder.adapter),
+                metrics=metrics.model_copy(
+                    update={"folder": str(self.folder.adapter), "samples": self.sampler.answers()}
+                ),
+                steps=last.step,
+                stopped_early=last.step < last.total_steps,
                 final_valid_loss=final.loss,
                 adapter_sha256=sha256,
             )
         )
-        _log(f"trained: probe loss {final.loss:.4f}, adapter {sha256}")
+        _log(f"trained: step {metrics.step}, probe loss {final.loss:.4f}, adapter {sha256}")
+
+    def _take_best(self, stopping: EarlyStopping, last: Step) -> CheckpointSaved:
+        """Put the best weights in place, and say which they are."""
+        best = stopping.best
+        assert best is not None  # the last step is always validated
+        self.modules.set_weights(stopping.weights)
+        why = f"stopped early after step {last.step}: " if last.step < last.total_steps else ""
+        step = best.metrics.step
+        self.report(
+            Message(
+                message=f"{why}the weights of step {step}, with the lowest validation loss ({best.loss:.4f}), are the "
+                "result",
+                data={"step": step, "full_valid_loss": best.loss, "last_step": last.step},
+            )
+        )
+        return best.metrics
 
 
 def _rewards(prefix: str, rewards: Rewards | None) -> dict[str, float]:
@@ -377,7 +418,7 @@ def _rewards(prefix: str, rewards: Rewards | None) -> dict[str, float]:
     return {f"{prefix}rewards_accuracy": rewards.accuracy, f"{prefix}rewards_margin": rewards.margin}
 
 
-def _checkpoint(step: Step, folder: Path) -> CheckpointSaved:
+def _checkpoint(step: Step, folder: Path, samples: tuple[Sample, ...] = ()) -> CheckpointSaved:
     """The report of an adapter published at `step`."""
     return CheckpointSaved(
         step=step.step,
@@ -388,6 +429,7 @@ def _checkpoint(step: Step, folder: Path) -> CheckpointSaved:
         valid_mean_token_accuracy=step.valid_mean_token_accuracy,
         full_valid_loss=step.full_valid_loss,
         full_valid_mean_token_accuracy=step.full_valid_mean_token_accuracy,
+        samples=samples,
     )
 
 

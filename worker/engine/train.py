@@ -33,7 +33,9 @@ def train(resident: Resident, folder: WorkFolder, report: Reporter, stop: thread
     task = TrainTask.model_validate_json(folder.task.read_bytes())
     base_folder = Path(task.base_folder)
     renderer = Renderer.from_folder(base_folder, task.template_date)
-    training = tokenise(folder.training, renderer, task.resolved.max_example_tokens, task.resolved.method)
+    training = tokenise(
+        folder.training, renderer, task.resolved.max_example_tokens, task.resolved.method, task.resolved.too_long
+    )
     validation = _validation(folder, renderer, task.resolved)
     identity = Identity(task_sha256(task), training.sha256)
     snapshot = _newest_fitting(folder, identity, task.execution, report)
@@ -57,7 +59,7 @@ def _validation(folder: WorkFolder, renderer: Renderer, resolved: Resolved) -> D
     if not folder.validation.exists():
         return None
     try:
-        return tokenise(folder.validation, renderer, resolved.max_example_tokens, resolved.method)
+        return tokenise(folder.validation, renderer, resolved.max_example_tokens, resolved.method, resolved.too_long)
     except InvalidExample as error:
         raise AttuneError(f"validation file, {error.message}", code=error.code, param="validation_file") from error
 
