@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -104,14 +104,22 @@ def linear_names(model: PreTrainedModel) -> list[str]:
 
 def parameter_count(folder: Path) -> int:
     """Parameters stored in the folder's safetensors files, read from their headers alone."""
-    total = 0
+    return sum(shape.numel() for shape in tensor_shapes(folder).values())
+
+
+def tensor_shapes(folder: Path) -> dict[str, torch.Size]:
+    """By name, of the folder's safetensors files."""
+    return {name: torch.Size(entry["shape"]) for name, entry in tensor_headers(folder).items()}
+
+
+def tensor_headers(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the folder's safetensors files say of each tensor: dtype, shape, place."""
+    found: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                total += torch.Size(entry["shape"]).numel()
-    return total
+        found.update((name, entry) for name, entry in header.items() if name != "__metadata__")
+    return found
 
 
 def hidden_states(

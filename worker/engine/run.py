@@ -37,9 +37,11 @@ from core.spec import Execution
 from worker.engine.adapter import JsonValue, write_adapter
 from worker.engine.data import Batches, Dataset, probe_segments
 from worker.engine.early_stopping import EarlyStopping
+from worker.engine.full import FullWeights, full_pack_loss, stored_dtype
 from worker.engine.lora import LoraModules
 from worker.engine.loss import Head, Mean, Rewards, mean_loss, pack_loss
 from worker.engine.model import parameter_count, resolve_device
+from worker.engine.model_folder import write_model
 from worker.engine.optimizer import (
     clip_gradients,
     learning_rate,
@@ -101,7 +103,7 @@ class Run:
         identity: Identity,
         chosen: Execution,
         model: PreTrainedModel,
-        modules: LoraModules,
+        modules: LoraModules | FullWeights,
         preference: Preference | None,
         report: Reporter,
     ) -> None:
@@ -125,7 +127,9 @@ class Run:
         self.progress = Progress()
         patience = task.resolved.early_stopping_patience
         self.stopping = None if patience is None else EarlyStopping(patience)
-        self.sampler = Sampler(model, modules, renderer, task.resolved.sample_prompts, folder.training)
+        adapters = None if isinstance(modules, FullWeights) else modules
+        self.pack_loss = full_pack_loss if adapters is None else pack_loss
+        self.sampler = Sampler(model, adapters, renderer, task.resolved.sample_prompts, folder.training)
         # The loss of guessing: among all tokens, or which of two answers is preferred
         self.guess = math.log(2 if preference else self.head.weight.shape[0])
         self.snapshot_cost_s = 0.0
@@ -145,6 +149,7 @@ class Run:
             self._warn_of_differences(snapshot)
         prune(self.folder.snapshots, self.task.keep_snapshots)
         trainable = sum(parameter.numel() for parameter in self.parameters)
+        added = 0 if isinstance(self.modules, FullWeights) else trainable
         started = Started(
             execution=self.execution,
             total_steps=self.resolved.total_steps,
@@ -153,7 +158,7 @@ class Run:
             training_tokens=self.training.tokens,
             supervised_tokens=self.training.supervised_tokens,
             trainable_parameters=trainable,
-            total_parameters=parameter_count(Path(self.task.base_folder)) + trainable,
+            total_parameters=parameter_count(Path(self.task.base_folder)) + added,
             data_sha256=self.training.sha256,
             template_hash=self.renderer.template.hash,
         )
@@ -263,7 +268,7 @@ class Run:
         for micro in micro_steps:
             pack = Pack.of([segment for i in micro for segment in units[i]], self.device)
             if self.preference is None:
-                loss, right = pack_loss(self.model, self.head, pack, 1.0 / weight)
+                loss, right = self.pack_loss(self.model, self.head, pack, 1.0 / weight)
                 won = margin = loss.new_zeros(())
             else:
                 scores = self.preference.score(pack, 1.0 / weight)
@@ -355,14 +360,27 @@ class Run:
             "versions": dict(library_versions()),
             **measured,
         }
+        task, base_folder, template = self.task, Path(self.task.base_folder), self.renderer.template
+        if isinstance(self.modules, FullWeights):
+            return write_model(
+                folder,
+                self.model,
+                stored_dtype(base_folder),
+                base_folder=base_folder,
+                base_model=task.base_model,
+                revision=task.base_revision,
+                template=template,
+                manifest=manifest,
+            )
+        assert self.resolved.lora is not None
         return write_adapter(
             folder,
             self.modules,
-            base_model=self.task.base_model,
-            revision=self.task.base_revision,
+            base_model=task.base_model,
+            revision=task.base_revision,
             lora=self.resolved.lora,
-            template=self.renderer.template,
-            tokenizer_json=(Path(self.task.base_folder) / "tokenizer.json").read_bytes(),
+            template=template,
+            tokenizer_json=(base_folder / "tokenizer.json").read_bytes(),
             manifest=manifest,
         )
 
@@ -373,6 +391,8 @@ class Run:
         metrics = _checkpoint(last, self.folder.adapter)
         if self.stopping is not None:
             metrics = self._take_best(self.stopping, last)
+        if isinstance(self.modules, FullWeights):  # what is measured is what is published
+            self.modules.round_to(stored_dtype(Path(self.task.base_folder)))
         probe = probe_segments(
             self.folder, self.renderer, resolved.max_example_tokens, resolved.method, resolved.too_long
         )
