@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from core.protocol import Message, SnapshotSaved, Stopped, Trained, TrainTask, WorkFolder
+from core.protocol import Message, SnapshotSaved, Stopped, Trained, WorkFolder
 from core.render import Renderer
 from core.spec import Quantization, Training
 from tests.engine.conftest import MakeWork
@@ -31,11 +31,8 @@ TOKENS = torch.arange(1, 25)[None] * 11 % 300
 
 
 def make_full(make_work: MakeWork, name: str, **choices: object) -> WorkFolder:
-    work = make_work(name, quantization=Quantization.NONE, learning_rate=1e-3, **choices)
-    task = TrainTask.model_validate_json(work.task.read_bytes())
-    resolved = task.resolved.model_copy(update={"training": Training.FULL, "lora": None})
-    work.task.write_text(task.model_copy(update={"resolved": resolved}).model_dump_json())
-    return work
+    full = {"training": Training.FULL, "lora": None, "quantization": Quantization.NONE, "learning_rate": 1e-3}
+    return make_work(name, **full, **choices)
 
 
 def test_loss_and_every_gradient_are_those_of_transformers_on_each_example_alone(base_folder: Path) -> None:
