@@ -12,7 +12,7 @@ from core.errors import AttuneError
 from core.spec import Frozen
 
 IN_A_ROW = 3  # bad steps that end a run
-EARLY_STEPS = 5  # whose losses say what is usual for the data
+EARLY_STEPS = 3  # whose losses say what is usual for the data
 EXPLODED_NATS = 3.0  # above the usual: the answers are twenty times less likely than they were
 SHOWN_LINES = 16
 
