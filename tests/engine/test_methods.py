@@ -25,7 +25,7 @@ from worker.engine.model import load_base
 from worker.engine.optimizer import learning_rate
 from worker.engine.proof import prove
 from worker.engine.resident import Resident
-from worker.engine.watch import EARLY_STEPS, EXPLODED_NATS, IN_A_ROW, Watched, watch
+from worker.engine.watch import EXPLODED_NATS, IN_A_ROW, LEAST_USUAL_NATS, Watched, watch
 
 
 def publish(work: WorkFolder, trained: Trained) -> None:
@@ -273,22 +273,24 @@ def seen(values: list[float], guess: float = 8.0) -> Watched:
 
 
 def test_the_watch_is_patient_with_odd_batches_and_its_state_is_all_it_needs() -> None:
-    usual = [2.0] * EARLY_STEPS
-    high = 2.0 + EXPLODED_NATS + 0.1
+    usual = [3.0, 2.0]
+    high = 3.0 + EXPLODED_NATS + 0.1
     assert seen([*usual, *([high] * (IN_A_ROW - 1)), 2.0, high]).exploded_steps == 1
     assert seen([*usual, 0.0, 0.0, 1e-6, 0.0]).zero_steps == 1
     with pytest.raises(AttuneError, match="exploded"):
         seen([*usual, *[high] * IN_A_ROW])
+    # An easy first batch does not make a usual one look exploded
+    assert seen([0.01, *[LEAST_USUAL_NATS + EXPLODED_NATS - 0.1] * 9]).exploded_steps == 0
     # However high the first losses are, what is worse than a guess is never usual
     with pytest.raises(AttuneError, match="exploded"):
         seen([50.0] * IN_A_ROW)
     before = seen([*usual, high, high])
     resumed = Watched.model_validate_json(before.model_dump_json())
-    with pytest.raises(AttuneError, match=r"step 8: .* lines 3, 7\b"):
-        watch(resumed, 8, high, 8.0, [7, 3])
+    with pytest.raises(AttuneError, match=r"step 5: .* lines 3, 7\b"):
+        watch(resumed, 5, high, 8.0, [7, 3])
     lines = list(range(1, 40))
     with pytest.raises(AttuneError, match=r"lines 1, 2, .* 16 …"):
-        watch(before, 8, high, 8.0, lines)
+        watch(before, 5, high, 8.0, lines)
 
 
 def test_rslora_goes_on_as_it_was(make_work: MakeWork) -> None:

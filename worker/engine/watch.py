@@ -12,7 +12,9 @@ from core.errors import AttuneError
 from core.spec import Frozen
 
 IN_A_ROW = 3  # bad steps that end a run
-EARLY_STEPS = 3  # whose losses say what is usual for the data
+# The first batch says what is usual, before anything was learnt; but it may be an easy one, so no less than what
+# text costs a language model
+LEAST_USUAL_NATS = 2.0
 EXPLODED_NATS = 3.0  # above the usual: the answers are twenty times less likely than they were
 SHOWN_LINES = 16
 
@@ -20,7 +22,7 @@ SHOWN_LINES = 16
 class Watched(Frozen):
     """What the losses so far have shown."""
 
-    usual: float = 0.0  # the highest loss of the first steps, and never above that of a guess
+    usual: float = 0.0  # the first step's loss, within bounds
     exploded_steps: int = 0  # in a row
     zero_steps: int = 0  # in a row
 
@@ -30,7 +32,8 @@ def watch(before: Watched, step: int, loss: float, guess: float, lines: Sequence
 
     Raises AttuneError (loss_exploded, loss_is_zero) at the last of a few bad steps.
     """
-    usual = max(before.usual, min(loss, guess)) if step <= EARLY_STEPS else before.usual
+    # What is worse than guessing is never usual
+    usual = min(max(loss, LEAST_USUAL_NATS), guess) if step == 1 else before.usual
     after = Watched(
         usual=usual,
         exploded_steps=before.exploded_steps + 1 if loss > usual + EXPLODED_NATS else 0,
