@@ -56,6 +56,14 @@ SUPPORTED: dict[str, dict[str, object]] = {
     "smollm3": {},
 }
 EXPERTS = {"num_local_experts": 2, "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
 STATE = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 4, "mamba_n_groups": 1}
 # With what is said of each
 REFUSED: dict[str, tuple[dict[str, object], str]] = {
@@ -63,11 +71,12 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "mixtral": (EXPERTS, "a mixture of experts"),
     "qwen3_moe": (EXPERTS, "a mixture of experts"),
     "mamba": ({"state_size": 4}, "is not supported"),
-    "mamba2": ({"state_size": 4, "num_heads": 8, "head_dim": 8, "n_groups": 1, "expand": 2}, "carries a state"),
+    "mamba2": ({"state_size": 4, "num_heads": 8, "head_dim": 8, "n_groups": 1, "expand": 2}, "supported"),
     "recurrent_gemma": ({"lru_width": 32, "attention_window_size": 16}, "carries a state"),
     "lfm2": ({"block_multiple_of": 8, "layer_types": ["conv", "full_attention"]}, "carries a state"),
     "falcon_h1": ({**STATE, "mamba_d_ssm": 32, "mamba_n_heads": 4}, "carries a state"),
     "bamba": (STATE, "carries a state"),
+    "gemma3": ({"text_config": {**SMALL, "model_type": "gemma3_text"}, "vision_config": VISION}, "a multimodal model"),
 }
 # Small random bases of the families that users bring; SmolLM and the distilled DeepSeek models are Llamas and Qwens
 TRAINED = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "smollm3")
@@ -121,9 +130,9 @@ def test_a_family_trains_resumes_exports_loads_in_peft_and_generates(
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(base_folder / name, base / name)
     choices = {"base": base, "quantization": Quantization.NONE, "examples": 8, "validation": 2, "epochs": 2}
-    choices |= {"checkpoint_every_steps": 2, "sample_prompts": ("Where to?",)}
+    choices |= {"checkpoint_every_steps": 2}
     whole = run(Resident(), make_work("whole", **choices))
-    work = make_work("parts", **choices)
+    work = make_work("parts", **choices, sample_prompts=("Where to?",))
     run(Resident(), work, stop_after(1))
     next_attempt(work)
     parts = run(Resident(), work)
@@ -133,10 +142,8 @@ def test_a_family_trains_resumes_exports_loads_in_peft_and_generates(
     (checkpoint,) = of_type(CheckpointSaved, parts)
 
     ids = torch.tensor([Renderer.from_folder(base, "2026-01-01").render_prompt([ASK])])
-    for folder, sample in (
-        (Path(checkpoint.folder), checkpoint.samples[0]),
-        (work.adapter, trained.metrics.samples[0]),
-    ):
+    published = ((Path(checkpoint.folder), checkpoint.samples[0]), (work.adapter, trained.metrics.samples[0]))
+    for folder, sample in published:
         ours = load_base(base, Quantization.NONE, "float32", "cpu")
         modules = LoraModules(ours)
         stored = read_adapter(folder)
