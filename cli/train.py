@@ -60,7 +60,7 @@ def train(
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a LoRA adapter, or every weight, on a file of examples. What is not given is chosen by the service, with reasons."""
+    """Train a LoRA adapter, or every weight, on a file of examples. What is not given is chosen, with reasons."""
     hyperparameters = _given(n_epochs=epochs, batch_size=batch_size, learning_rate_multiplier=learning_rate_multiplier)
     ours = _given(
         lora=_given(rank=rank, scale=scale, rslora=rslora or None) or None,
