@@ -152,7 +152,7 @@ class Preparer:
                 plan=summary,
                 required_bytes=sum(memory.values()),
                 template_date=date,
-                warnings=_told(training, validation, resolved.max_example_tokens),
+                warnings=_told(training, validation, plan.longest_allowed(spec.hyperparameters, shape)),
             )
 
     def _renderer(self, base: BaseModelRow, date: str) -> Renderer:

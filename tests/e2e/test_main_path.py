@@ -217,7 +217,7 @@ def test_too_long_lines_samples_early_stopping_and_perplexity_are_told(client: O
         model=BASE,
         training_file=upload(client, data),
         validation_file=upload(client, examples(16), "validation.jsonl"),
-        hyperparameters={"n_epochs": 12, "batch_size": 8},
+        hyperparameters={"n_epochs": 6, "batch_size": 8},
         extra_body={
             "attune": {
                 **QUICK,
@@ -236,7 +236,7 @@ def test_too_long_lines_samples_early_stopping_and_perplexity_are_told(client: O
     assert (ours["plan"]["training_examples"], ours["plan"]["dropped_examples"]) == (64, 1)
     assert ours["resolved"]["schedule"] == "cosine"
     report = ours["report"]
-    assert report["steps"] == 96
+    assert report["steps"] == 48
     assert report["validation_perplexity"] == pytest.approx(math.exp(report["validation_loss"]))
     assert report["perplexities"].keys() == {"none", "int8", "nf4"}
 
@@ -245,7 +245,7 @@ def test_too_long_lines_samples_early_stopping_and_perplexity_are_told(client: O
     assert any("1 example is longer than 512 tokens and left out: lines 65" in text for text in texts)
     assert any(f"the weights of step {report['step']}, with the lowest validation loss" in text for text in texts)
     samples: list[Any] = [event["data"] for event in events if "prompt" in (event["data"] or {})]  # type: ignore[operator]
-    assert {sample["step"] for sample in samples} >= {8, 88}
+    assert {sample["step"] for sample in samples} >= {8, 40}
     assert all(sample["prompt"] in (prompt, "order 6?") for sample in samples)
     final = [sample["answer"] for sample in samples if sample["step"] == report["step"] and sample["prompt"] == prompt]
     answer = client.chat.completions.create(
