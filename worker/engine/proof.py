@@ -233,7 +233,9 @@ class _Prover:
         resolved = self._task.resolved
         probe = probe_segments(self._folder, renderer, resolved.max_example_tokens, resolved.method, resolved.too_long)
         supervised = sum(int(segment.mask.sum()) for segment in probe)
-        relative, absolute = _TOLERANCE[self._generator.model.dtype]
+        # LLM.int8() rounds an example's input by what else is in its pack
+        rounds = resolved.quantization is Quantization.INT8
+        relative, absolute = _TOLERANCE[torch.bfloat16 if rounds else self._generator.model.dtype]
         if resolved.method is Method.DPO:
             assert resolved.beta is not None
             server = self._preference_loss(probe, resolved.beta)

@@ -34,14 +34,13 @@ from core.protocol import (
 )
 from core.render import Renderer
 from core.spec import Execution
-from worker.engine.adapter import JsonValue, write_adapter
+from worker.engine.adapter import JsonValue
 from worker.engine.data import Batches, Dataset, probe_segments
 from worker.engine.early_stopping import EarlyStopping
 from worker.engine.full import FullWeights, full_pack_loss, stored_dtype
 from worker.engine.lora import LoraModules
 from worker.engine.loss import Head, Mean, Rewards, mean_loss, pack_loss
 from worker.engine.model import parameter_count, resolve_device
-from worker.engine.model_folder import write_model
 from worker.engine.optimizer import (
     clip_gradients,
     learning_rate,
@@ -52,6 +51,7 @@ from worker.engine.optimizer import (
 from worker.engine.pack import Pack, Segment, pack_micro_steps
 from worker.engine.preference import Preference, pairs_of, preferred_tokens
 from worker.engine.randomness import random_states, restore_random_states
+from worker.engine.result import write_result
 from worker.engine.samples import Sampler
 from worker.engine.snapshot import (
     Identity,
@@ -355,34 +355,13 @@ class Run:
             "total_steps": self.resolved.total_steps,
             "seed": self.task.seed,
             "data_sha256": self.identity.data_sha256,
-            "hyperparameters": self.resolved.model_dump(mode="json"),
+            # Without what users may not want to hand on with their weights
+            "hyperparameters": self.resolved.model_dump(mode="json", exclude={"sample_prompts"}),
             "execution": self.execution.model_dump(mode="json"),
             "versions": dict(library_versions()),
             **measured,
         }
-        task, base_folder, template = self.task, Path(self.task.base_folder), self.renderer.template
-        if isinstance(self.modules, FullWeights):
-            return write_model(
-                folder,
-                self.model,
-                stored_dtype(base_folder),
-                base_folder=base_folder,
-                base_model=task.base_model,
-                revision=task.base_revision,
-                template=template,
-                manifest=manifest,
-            )
-        assert self.resolved.lora is not None
-        return write_adapter(
-            folder,
-            self.modules,
-            base_model=task.base_model,
-            revision=task.base_revision,
-            lora=self.resolved.lora,
-            template=template,
-            tokenizer_json=(base_folder / "tokenizer.json").read_bytes(),
-            manifest=manifest,
-        )
+        return write_result(folder, self.task, self.model, self.modules, self.renderer, manifest)
 
     def _finish(self, last: Step) -> None:
         """Measure the final adapter on the probe set and publish it: the last step's, or the best of a run that may
