@@ -15,6 +15,7 @@ from core.storable import storable
 
 Auto = Literal["auto"]
 MAX_SEED = 2_147_483_647
+MAX_SAMPLE_CHARACTERS = 16_000
 MAX_LEARNING_RATE = 5e-3  # above it training diverges on every base we know; refused at create
 
 
@@ -122,6 +123,15 @@ class SampleMessage(Frozen):
 SamplePrompt = PromptText | Annotated[list[SampleMessage], Field(min_length=1, max_length=32)]
 
 
+def _short_enough(prompts: list[SamplePrompt]) -> list[SamplePrompt]:
+    """Every answer about a job repeats them."""
+    texts = [[one] if isinstance(one, str) else [message.content for message in one] for one in prompts]
+    characters = sum(len(text) for part in texts for text in part)
+    if characters > MAX_SAMPLE_CHARACTERS:
+        raise ValueError(f"the prompts have {characters} characters in all; {MAX_SAMPLE_CHARACTERS} are taken at most")
+    return prompts
+
+
 class FineChoices(Frozen):
     """What may be chosen beyond OpenAI's three."""
 
@@ -139,7 +149,9 @@ class FineChoices(Frozen):
     validation_every_steps: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] | Auto = "auto"
     # Validations in a row without a gain after which training ends; the best of all is then the result
     early_stopping_patience: Annotated[int, Field(ge=1, le=1_000, strict=True)] | None = None
-    sample_prompts: Annotated[list[SamplePrompt], Field(max_length=8)] = []  # answered at each checkpoint
+    sample_prompts: Annotated[
+        list[SamplePrompt], Field(max_length=8), AfterValidator(_short_enough)
+    ] = []  # answered at each checkpoint
     compare_quantizations: Annotated[bool, Field(strict=True)] = False  # perplexity over 16, 8 and 4 bit at the end
 
 

@@ -58,6 +58,7 @@ def test_what_does_not_contradict_is_taken() -> None:
         {"sample_prompts": ["a"] * 9},
         {"sample_prompts": [""]},
         {"sample_prompts": [[]]},
+        {"sample_prompts": ["a" * 8_000] * 3},
         {"sample_prompts": ["a\x00b"]},
         {"sample_prompts": [[{"role": "robot", "content": "a"}]]},
         {"schedule": "zigzag"},
