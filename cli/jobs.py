@@ -22,12 +22,19 @@ class Progress(BaseModel):
     total_steps: int | None = None
 
 
+class Report(BaseModel):
+    step: int  # whose weights are the result
+    validation_perplexity: float | None = None
+    perplexities: dict[str, float | None] | None = None  # by how the base is held
+
+
 class JobDetails(BaseModel):
     """What the service adds to OpenAI's job object, so far as it is shown here."""
 
     progress: Progress | None = None
     reasons: dict[str, str] | None = None  # hyperparameter -> why it has its value
     worker: str | None = None
+    report: Report | None = None
 
 
 @app.command("list")
@@ -115,6 +122,19 @@ def watch_to_the_end(client: OpenAI, job_id: str) -> NoReturn:
     raise typer.Exit(0)
 
 
+def _results(report: Report | None) -> dict[str, object]:
+    if report is None:
+        return {}
+    perplexity = report.validation_perplexity
+    shown: dict[str, object] = {
+        "weights of step": report.step,
+        "validation perplexity": None if perplexity is None else f"{perplexity:.4g}",
+    }
+    for held, value in (report.perplexities or {}).items():
+        shown[f"perplexity, {held}"] = "not enough memory" if value is None else f"{value:.4g}"
+    return shown
+
+
 def print_job(job: FineTuningJob) -> None:
     dpo = job.method.dpo if job.method else None
     chosen = dpo.hyperparameters if dpo and dpo.hyperparameters else job.hyperparameters
@@ -129,6 +149,7 @@ def print_job(job: FineTuningJob) -> None:
             "fine-tuned model": job.fine_tuned_model,
             "steps": f"{progress.step} of {progress.total_steps}" if progress and progress.total_steps else None,
             "worker": details.worker,
+            **_results(details.report),
             "training file": job.training_file,
             "validation file": job.validation_file,
             "epochs": chosen.n_epochs,

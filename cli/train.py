@@ -51,17 +51,40 @@ def train(
     learning_rate_multiplier: Annotated[float | None, typer.Option(help="Of the model's base rate.")] = None,
     rank: Annotated[int | None, typer.Option(help="LoRA rank.")] = None,
     scale: Annotated[float | None, typer.Option(help="LoRA scale: what B·A is multiplied with.")] = None,
+    rslora: Annotated[bool, typer.Option("--rslora", help="Divide alpha by the rank's square root.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Train every weight and no adapter; for small bases.")] = False,
+    quantization: Annotated[str | None, typer.Option(help="Of the base: nf4, fp4, int8 or none.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Optimizer steps, in place of epochs.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Of the rate: linear, cosine or constant.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Validations without a gain before it stops early.")] = None,
+    too_long: Annotated[str | None, typer.Option(help="Too long examples: error, drop or truncate.")] = None,
+    sample_prompt: Annotated[list[str] | None, typer.Option(help="Answered at each checkpoint; up to 8.")] = None,
+    compare_quantizations: Annotated[
+        bool, typer.Option("--compare-quantizations", help="Perplexity over the base in 16, 8 and 4 bit.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Equal seeds and data give equal runs.")] = None,
     priority: Annotated[int | None, typer.Option(help="Higher goes first.")] = None,
     label: Annotated[str | None, typer.Option(help="Of the worker that it needs.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a LoRA adapter on a file of examples. What is not given is chosen by the service, with reasons."""
+    """Train a LoRA adapter, or every weight, on a file of examples. What is not given is chosen, with reasons."""
     hyperparameters = _given(
         n_epochs=epochs, batch_size=batch_size, learning_rate_multiplier=learning_rate_multiplier, beta=beta
     )
-    ours = _given(lora=_given(rank=rank, scale=scale) or None, priority=priority, label=label)
+    ours = _given(
+        lora=_given(rank=rank, scale=scale, rslora=rslora or None) or None,
+        training="full" if full else None,
+        quantization=quantization,
+        max_steps=max_steps,
+        schedule=schedule,
+        early_stopping_patience=patience,
+        too_long=too_long,
+        sample_prompts=sample_prompt or None,
+        compare_quantizations=compare_quantizations or None,
+        priority=priority,
+        label=label,
+    )
     with connected(context) as client:
         training_file = _upload(client, file)
         validation_file = _upload(client, validation) if validation else None

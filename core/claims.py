@@ -18,6 +18,7 @@ from core.alias_models import ModelAlias
 from core.db import db_now
 from core.jobs import NewEvent, add_events, move
 from core.models import Checkpoint, File, Job, JobEvent, JobStatus, Model, Snapshot
+from core.protocol import FinalReport
 from core.spec import Execution, Resolved
 
 STARVE_S = 120.0  # a job that has waited this long goes before one whose base happens to be resident
@@ -238,10 +239,12 @@ def add_snapshot(session: Session, claim: Claim, snapshot: Snapshot, keep: int) 
     return flags, [old.storage_key for old in newest_first[keep:]]
 
 
-def add_checkpoint(session: Session, claim: Claim, model: Model, checkpoint: Checkpoint, keep: int) -> Flags | None:
+def add_checkpoint(
+    session: Session, claim: Claim, model: Model, checkpoint: Checkpoint, keep: int, samples: Sequence[NewEvent] = ()
+) -> Flags | None:
     """Publish a checkpoint's model, and end those that retention does not keep (the janitor removes their objects)."""
     event = NewEvent(f"Checkpoint created at step {checkpoint.step} with Snapshot ID: {model.id}")
-    flags = report(session, claim, [event])
+    flags = report(session, claim, [event, *samples])
     if flags is None:
         return None
     session.add(model)
@@ -281,27 +284,35 @@ def succeed(
     result_files: Sequence[File],
     trained_tokens: int,
     *,
+    final: FinalReport,
+    samples: Sequence[NewEvent] = (),
     integrations: list[dict[str, Any]] | None = None,
 ) -> bool:
     """running -> succeeded: the model, its last checkpoint, the result files (the metrics first) and the status in
-    one transaction."""
+    one transaction.
+
+    A step that was a checkpoint already (the best, of a run that was stopped early) stays it.
+    """
     session.add(model)
     session.add_all(result_files)
     session.flush()
+    known = has_checkpoint(session, claim.job_id, checkpoint.step)
     events = [
+        *([] if known else samples),
         NewEvent(f"New fine-tuned model created: {model.id}"),
         NewEvent("The job has successfully completed"),
     ]
     job = move(
         session, claim.job_id, JobStatus.SUCCEEDED, events, *mine(claim),
         fine_tuned_model=model.id, result_files=[file.id for file in result_files], trained_tokens=trained_tokens,
-        integrations=integrations,
-        finished_at=db_now(), estimated_finish=None, lease_until=None, spent_s=spent_s(),
+        report=final.model_dump(mode="json"), integrations=integrations, finished_at=db_now(),
+        estimated_finish=None, lease_until=None, spent_s=spent_s(),
     )  # fmt: skip
     if job is None:
         session.rollback()
         return False
-    session.add(checkpoint)
+    if not known:
+        session.add(checkpoint)
     return True
 
 

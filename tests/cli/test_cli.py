@@ -105,7 +105,7 @@ def test_a_base_model_is_added_listed_and_removed(service: Service) -> None:
 
 def test_from_a_file_to_a_downloaded_adapter(service: Service, tmp_path: Path) -> None:
     file = examples(tmp_path / "examples.jsonl")
-    chosen = ("--epochs", "1", "--rank", "4", "--seed", "3", "--suffix", "mine")
+    chosen = ("--max-steps", "3", "--rank", "4", "--seed", "3", "--suffix", "mine", "--sample-prompt", "Where to?")
     output = service.said("train", file, "--model", "tiny", "--validation", file, *chosen, "--watch")
     assert "training loss=" in output
     model = output.splitlines()[-1].removeprefix("fine-tuned model: ")
@@ -174,6 +174,9 @@ def test_an_unknown_model_and_a_value_out_of_bounds_are_named(service: Service, 
     file = examples(tmp_path / "examples.jsonl")
     assert "The model 'nope' does not exist (param: model)" in service.refused("train", file, "--model", "nope")
     assert "attune.lora.rank" in service.refused("train", file, "--model", "tiny", "--rank", "0")
+    assert "attune.schedule" in service.refused("train", file, "--model", "tiny", "--schedule", "zigzag")
+    both = service.refused("train", file, "--model", "tiny", "--epochs", "3", "--max-steps", "9")
+    assert "n_epochs and max_steps both say how long to train" in both
 
 
 def test_preferences_are_trained_on_by_name(service: Service, tmp_path: Path) -> None:

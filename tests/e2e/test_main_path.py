@@ -9,7 +9,9 @@ import hashlib
 import importlib.util
 import io
 import json
+import math
 import random
+import shutil
 import time
 import zipfile
 from collections.abc import Iterator
@@ -205,6 +207,99 @@ def test_c30_preferences_train_from_either_spelling(live: Live, client: OpenAI, 
     assert refused.error is not None
     assert (refused.status, refused.error.code, refused.error.param) == ("failed", "wrong_method", "training_file")
     assert "line 1: the method dpo trains on preference pairs" in refused.error.message
+
+
+def test_too_long_lines_samples_early_stopping_and_perplexity_are_told(client: OpenAI, training_file: str) -> None:
+    """What a user chose beyond the usual, as the finished job and its events show it."""
+    long_row = [{"role": "user", "content": "order? " * 400}, {"role": "assistant", "content": ANSWERS[0]}]
+    data = examples(64) + b"\n" + json.dumps({"messages": long_row}).encode()
+    prompt = [{"role": "user", "content": "order 5?"}]
+    job = client.fine_tuning.jobs.create(
+        model=BASE,
+        training_file=upload(client, data),
+        validation_file=upload(client, examples(16), "validation.jsonl"),
+        hyperparameters={"n_epochs": 6, "batch_size": 8},
+        extra_body={
+            "attune": {
+                **QUICK,
+                "too_long": "drop",
+                "quantization": "fp4",
+                "schedule": "cosine",
+                "sample_prompts": [prompt, "order 6?"],
+                "early_stopping_patience": 50,
+                "compare_quantizations": True,
+            }
+        },
+    )
+    job = wait_until_ended(client, job.id)
+    assert job.status == "succeeded", job.error
+    ours: Any = job.to_dict()["attune"]
+    assert (ours["plan"]["training_examples"], ours["plan"]["dropped_examples"]) == (64, 1)
+    assert ours["resolved"]["schedule"] == "cosine"
+    report = ours["report"]
+    assert report["steps"] == 48
+    assert report["validation_perplexity"] == pytest.approx(math.exp(report["validation_loss"]))
+    assert report["perplexities"].keys() == {"none", "int8", "nf4"}
+
+    events = [event.to_dict() for event in client.fine_tuning.jobs.list_events(job.id, limit=200)]
+    texts = [str(event["message"]) for event in events]
+    assert any("1 example is longer than 512 tokens and left out: lines 65" in text for text in texts)
+    assert any(f"the weights of step {report['step']}, with the lowest validation loss" in text for text in texts)
+    samples: list[Any] = [event["data"] for event in events if "prompt" in (event["data"] or {})]  # type: ignore[operator]
+    assert {sample["step"] for sample in samples} >= {8, 40}
+    assert all(sample["prompt"] in (prompt, "order 6?") for sample in samples)
+    final = [sample["answer"] for sample in samples if sample["step"] == report["step"] and sample["prompt"] == prompt]
+    answer = client.chat.completions.create(
+        model=job.fine_tuned_model or "",
+        messages=prompt,
+        max_tokens=128,
+        temperature=0,  # type: ignore[arg-type]
+    )
+    assert answer.choices[0].message.content in final
+
+    with pytest.raises(openai.BadRequestError, match=r"n_epochs and max_steps both say") as caught:
+        client.fine_tuning.jobs.create(
+            model=BASE,
+            training_file=training_file,
+            hyperparameters={"n_epochs": 2},
+            extra_body={"attune": {"max_steps": 3}},
+        )
+    assert (caught.value.code, caught.value.param) == ("contradicting_choices", "attune.max_steps")
+
+
+def test_a_wholly_trained_model_is_published_served_downloaded_and_can_be_a_base(
+    live: Live, client: OpenAI, training_file: str, tmp_path: Path
+) -> None:
+    job = client.fine_tuning.jobs.create(
+        model=BASE,
+        training_file=training_file,
+        hyperparameters={"n_epochs": 6, "batch_size": 8, "learning_rate_multiplier": 5},
+        extra_body={"attune": {"training": "full"}},
+    )
+    job = wait_until_ended(client, job.id)
+    assert job.status == "succeeded", job.error
+    model = job.fine_tuned_model or ""
+    question: Any = {"messages": [{"role": "user", "content": "order 5?"}], "max_tokens": 8, "temperature": 0}
+    answer = client.chat.completions.create(model=model, **question).choices[0].message.content
+    with live.http() as http:
+        archive = http.get(f"/v1/attune/models/{model}/download")
+    with zipfile.ZipFile(io.BytesIO(archive.content)) as bundle:
+        bundle.extractall(tmp_path)
+    assert {"model.safetensors", "config.json", "tokenizer.json", "attune.json"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
+    with pytest.raises(openai.BadRequestError, match="is a whole model and no adapter"):
+        client.fine_tuning.jobs.create(model=model, training_file=training_file)
+
+    shutil.copytree(tmp_path, live.data / "models/tuned")
+    with live.http() as http:
+        http.post("/v1/attune/base_models", json={"location": "tuned", "source": "folder"}).raise_for_status()
+        deadline = time.monotonic() + 20
+        while http.get("/v1/models/tuned").json()["attune"]["status"] != "ready":
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert client.chat.completions.create(model="tuned", **question).choices[0].message.content
+    assert answer
 
 
 def test_cancel_pause_and_resume_of_a_running_job(live: Live, client: OpenAI, training_file: str) -> None:

@@ -23,6 +23,12 @@ def write_bytes(path: Path, data: bytes) -> None:
     crash_points.here("snapshot.file")
 
 
+def sync_file(path: Path) -> None:
+    """Make a file that another wrote durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Make the folder's entries durable."""
     descriptor = os.open(folder, os.O_RDONLY)
