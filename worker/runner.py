@@ -25,7 +25,7 @@ from core.protocol import Ready
 from core.settings import Settings
 from core.storage import Storage, StorageCorrupt, StorageMissing, open_storage
 from worker.attempt import Attempt, LeaseLost, LeftEarly, Place
-from worker.device import DeviceHold
+from worker.device import DeviceHold, gpus_seen
 from worker.engine_process import EngineDied, EngineProcess
 from worker.job_run import JobRun
 from worker.work_folder import fill
@@ -86,7 +86,14 @@ class Runner:
     def _warm_up(self) -> tuple[EngineProcess, Ready]:
         """Start an engine. Its word on the device comes with it, and the first job finds its imports done."""
         threads = self._settings.engine_threads or os.cpu_count() or 1
-        engine = EngineProcess(device=self._settings.device, threads=threads, log_file=self._work_dir / "engine.log")
+        device = self._settings.device
+        engine = EngineProcess(
+            device=device,
+            threads=threads,
+            log_file=self._work_dir / "engine.log",
+            processes=self._settings.engine_processes or gpus_seen(device),
+            copies=self._settings.work_dir / "quantised",
+        )
         self._engine, self._engine_key = engine, None  # before it is ready, so that a drain can end it
         try:
             return engine, engine.wait_until_ready()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from core.errors import AttuneError
 from core.spec import Quantization
 from worker.engine.model import Precision, load_base, resolve_device
+from worker.engine.quantised import QuantisedCopies
 from worker.engine.verify import verify
 
 
@@ -30,7 +34,9 @@ class BaseKey:
 class Resident:
     """Holds one base at most; a job gets it bare and must leave it bare."""
 
-    def __init__(self) -> None:
+    def __init__(self, copies: Path | None = None) -> None:
+        """`copies`: a folder where quantised bases are kept for the next cold start."""
+        self._copies = QuantisedCopies(copies)
         self._key: BaseKey | None = None
         self._model: PreTrainedModel | None = None
 
@@ -43,13 +49,29 @@ class Resident:
             return self._model
         self.drop()
         begun = time.perf_counter()
-        model = load_base(key.folder, quantization, precision, device)
+        model = self._load(key)
         verify(model)
         print(
             f"loaded {folder.name} ({quantization}, {precision}) in {time.perf_counter() - begun:.1f} s",
             file=sys.stderr,
         )
         self._key, self._model = key, model
+        return model
+
+    def _load(self, key: BaseKey) -> PreTrainedModel:
+        if key.quantization is not Quantization.NF4:
+            return load_base(key.folder, key.quantization, key.precision, key.device)
+        kind = key.device.partition(":")[0]
+        copy = self._copies.place(key.folder, [key.quantization.value, key.precision, kind])
+        if copy is not None and copy.exists():
+            try:
+                return load_base(copy, key.quantization, key.precision, key.device)
+            except (AttuneError, OSError, SafetensorError) as error:
+                print(f"the quantised copy cannot be read and goes: {error}", file=sys.stderr)
+                shutil.rmtree(copy, ignore_errors=True)
+        model = load_base(key.folder, key.quantization, key.precision, key.device)
+        if copy is not None:
+            self._copies.keep(model, copy)
         return model
 
     def drop(self) -> None:

@@ -18,6 +18,7 @@ from worker.engine import execution as machine
 from worker.engine.adapter import read_adapter
 from worker.engine.data import Dataset, tokenise
 from worker.engine.lora import DEFAULT, LoraModules, attach
+from worker.engine.parallel import ALONE, World
 from worker.engine.preference import REFERENCE, Preference
 from worker.engine.randomness import seed_everything
 from worker.engine.resident import Resident
@@ -25,7 +26,14 @@ from worker.engine.run import Reporter, Run
 from worker.engine.snapshot import Identity, Snapshot, candidates, task_sha256
 
 
-def train(resident: Resident, folder: WorkFolder, report: Reporter, stop: threading.Event, threads: int) -> None:
+def train(
+    resident: Resident,
+    folder: WorkFolder,
+    report: Reporter,
+    stop: threading.Event,
+    threads: int,
+    world: World = ALONE,
+) -> None:
     """Run the task of `folder` to its end, or to the next step boundary once `stop` is set.
 
     Raises AttuneError for what the user can change; the base in `resident` is left bare in any case.
@@ -46,7 +54,9 @@ def train(resident: Resident, folder: WorkFolder, report: Reporter, stop: thread
     modules = _adapter(model, task, folder)
     try:
         preference = _preference(model, modules, task, folder)
-        run = Run(task, folder, renderer, training, validation, identity, chosen, model, modules, preference, report)
+        run = Run(
+            task, folder, renderer, training, validation, identity, chosen, model, modules, preference, report, world
+        )
         run.begin(snapshot)
         run.to_the_end(stop)
     finally:
