@@ -6,10 +6,10 @@ import dataclasses
 import importlib.util
 
 from tests.bench.train import GATE, Scale, compare, gap, ratio
-from tests.bench.train_material import Profile, Size
+from tests.bench.train_material import Profile, small
 
 TINY = Scale(
-    sizes=[Size(2, 128, 2048)],
+    sizes=[small(2, 128, 2048)],
     chat=Profile("chat", mean=60, spread=0.8, most=256, supervised=0.5, examples_per_step=4),
     constant=Profile("constant", mean=256, spread=0.0, most=256, supervised=1.0, examples_per_step=1),
     gate_steps=8,

@@ -23,12 +23,12 @@ from rich.table import Table
 from core.protocol import TrainTask, WorkFolder
 from core.render import Renderer
 from core.spec import LoraSettings, Quantization, Resolved
-from tests.bench.train_material import Profile, Size, conversations, make_base
+from tests.bench.train_material import Profile, Size, conversations, make_base, small
 from worker.engine.data import Batches, tokenise
 
 GATE = 0.01  # of the reference's loss, at every step
 SEED = 11
-SIZES = [Size(4, 256, 8192), Size(8, 512, 16384), Size(12, 768, 32768)]
+SIZES = [small(4, 256, 8192), small(8, 512, 16384), small(12, 768, 32768)]
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,10 @@ class Arm:
         self._process.wait()
 
 
-def prepare(root: Path, size: Size, profile: Profile, steps: int) -> list[int]:
+def prepare(root: Path, size: Size, profile: Profile, steps: int, device: str = "cpu") -> list[int]:
     """A work folder with base, data and task; the supervised tokens of each optimizer step."""
     base = root / "base"
-    vocabulary = make_base(base, size)
+    vocabulary = make_base(base, size, device)
     folder = WorkFolder(root)
     rows = conversations(vocabulary, profile, steps * profile.examples_per_step)
     folder.training.write_text("".join(row + "\n" for row in rows))
@@ -145,7 +145,7 @@ def prepare(root: Path, size: Size, profile: Profile, steps: int) -> list[int]:
         seed=SEED,
         template_date="2026-01-01",
         snapshot_interval_s=1e9,
-        device="cpu",
+        device=device,
     )
     folder.task.write_text(task.model_dump_json())
     data = tokenise(folder.training, Renderer.from_folder(base, task.template_date), profile.most)

@@ -1,4 +1,4 @@
-"""One trainer of `make bench-train`, in a process of its own: it trains as many optimizer steps as it is told.
+"""One trainer of `make bench-train` or `make bench-gpu`, in a process of its own, training as many steps as told.
 
 Reads a number of steps on stdin and answers with a line of JSON when they are done; it stands still in between, so
 that several trainers can take turns. All have the same NF4 base, tokens, order, first LoRA weights and AdamW.
@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -36,13 +37,15 @@ LIKE_LENGTHS = 4  # examples that the reference pads to one length
 class Pace:
     """Waits for an order before a step, and answers after the last step of it."""
 
-    def __init__(self, answers: int) -> None:
+    def __init__(self, answers: int, on_gpu: bool) -> None:
         self.losses: list[float] = []
         self._answers = answers  # descriptor
         self._left = 0
         self._begun = self._begun_cpu = 0.0
-        self._idle_bytes = psutil.Process().memory_info().rss
-        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+        self._on_gpu = on_gpu
+        self._idle_bytes = 0 if on_gpu else psutil.Process().memory_info().rss
+        if not on_gpu:
+            Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
 
     def before_step(self) -> None:
         """Ends the process when no order comes any more."""
@@ -56,10 +59,13 @@ class Pace:
     def after_step(self) -> None:
         self._left -= 1
         if self._left == 0:
+            if self._on_gpu:
+                torch.cuda.synchronize()
+            peak = torch.cuda.max_memory_reserved() if self._on_gpu else _peak_bytes()
             answer = {
                 "seconds": time.perf_counter() - self._begun,
                 "cpu_seconds": time.process_time() - self._begun_cpu,
-                "peak_bytes": _peak_bytes() - self._idle_bytes,
+                "peak_bytes": peak - self._idle_bytes,
                 "losses": self.losses,
             }
             os.write(self._answers, (json.dumps(answer) + "\n").encode())
@@ -111,8 +117,17 @@ def _begin_alike(model: nn.Module, seed: int) -> None:
             parameter.data.copy_(drawn)
 
 
-def trl(task: TrainTask, folder: WorkFolder, pace: Pace, options: dict[str, object], dtype: str | None) -> None:
-    """TRL's SFTTrainer over PEFT and bitsandbytes; `options` and `dtype` differ from its defaults."""
+def trl(
+    task: TrainTask,
+    folder: WorkFolder,
+    pace: Pace,
+    options: dict[str, object],
+    dtype: str | None,
+    accumulation: int = 1,
+    model: nn.Module | None = None,
+) -> None:
+    """TRL's SFTTrainer over PEFT and bitsandbytes; `options` and `dtype` differ from its defaults. `model`: one that
+    has its adapter already."""
     from datasets import Dataset
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
@@ -131,12 +146,14 @@ def trl(task: TrainTask, folder: WorkFolder, pace: Pace, options: dict[str, obje
     resolved, lora = task.resolved, task.resolved.lora
     rows = [segment for step in _steps(task, folder) for segment in step]
     data = {"input_ids": [row.token_ids.tolist() for row in rows], "labels": [_labels(row) for row in rows]}
-    loading: dict[str, object] = {"quantization_config": _nf4(torch.bfloat16), "device_map": {"": "cpu"}}
+    on_cpu = task.device == "cpu"
+    loading: dict[str, object] = {"quantization_config": _nf4(torch.bfloat16), "device_map": {"": task.device}}
     arguments = SFTConfig(
         output_dir=str(folder.root / "trl"),
-        model_init_kwargs=loading if dtype is None else loading | {"dtype": dtype},
-        use_cpu=True,
-        per_device_train_batch_size=resolved.batch_size,
+        model_init_kwargs=None if model else loading if dtype is None else loading | {"dtype": dtype},
+        use_cpu=on_cpu,
+        per_device_train_batch_size=resolved.batch_size // accumulation,
+        gradient_accumulation_steps=accumulation,
         learning_rate=resolved.learning_rate,
         max_steps=resolved.total_steps,
         train_sampling_strategy="sequential",
@@ -147,18 +164,19 @@ def trl(task: TrainTask, folder: WorkFolder, pace: Pace, options: dict[str, obje
         disable_tqdm=True,
         **options,
     )
+    peft_config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.rank * lora.scale,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
     trainer = SFTTrainer(
-        model=task.base_folder,
+        model=model or task.base_folder,
         args=arguments,
         train_dataset=Dataset.from_dict(data),
         processing_class=AutoTokenizer.from_pretrained(task.base_folder),
-        peft_config=LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.rank * lora.scale,
-            lora_dropout=lora.dropout,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        ),
+        peft_config=None if model else peft_config,
         callbacks=[Paced()],
     )
     _begin_alike(trainer.model, task.seed)
@@ -217,6 +235,49 @@ def reference(task: TrainTask, folder: WorkFolder, pace: Pace) -> None:
     pace.before_step()
 
 
+def trl_gpu(task: TrainTask, folder: WorkFolder, pace: Pace, options: dict[str, object]) -> None:
+    """TRL on a GPU: bfloat16, rows padded alike, as many in a micro-step as hold MICRO_TOKENS."""
+    examples = max(1, min(task.resolved.batch_size, MICRO_TOKENS // task.resolved.max_example_tokens))
+    accumulation = -(-task.resolved.batch_size // examples)
+    trl(task, folder, pace, {"bf16": True} | options, "bfloat16", accumulation)
+
+
+def unsloth(task: TrainTask, folder: WorkFolder, pace: Pace) -> None:
+    """TRL with the model and the adapter that Unsloth makes, and its own checkpointing."""
+    from unsloth import FastLanguageModel
+
+    lora = task.resolved.lora
+    base, _ = FastLanguageModel.from_pretrained(
+        task.base_folder, max_seq_length=task.resolved.max_example_tokens, dtype=torch.bfloat16, load_in_4bit=True
+    )
+    model = FastLanguageModel.get_peft_model(
+        base,
+        r=lora.rank,
+        lora_alpha=int(lora.rank * lora.scale),
+        lora_dropout=0,
+        target_modules=UNSLOTH_TARGETS,
+        use_gradient_checkpointing="unsloth",
+    )
+    examples = max(1, min(task.resolved.batch_size, MICRO_TOKENS // task.resolved.max_example_tokens))
+    trl(task, folder, pace, {"bf16": True}, None, -(-task.resolved.batch_size // examples), model)
+
+
+MICRO_TOKENS = 8192  # of a peer's micro-step on a GPU
+UNSLOTH_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+NO_CHECKPOINTS: dict[str, object] = {"gradient_checkpointing": False}
+LIGER: dict[str, object] = {"use_liger_kernel": True}
+ARMS: dict[str, Callable[[TrainTask, WorkFolder, Pace], None]] = {
+    "ours": ours,
+    "reference": reference,
+    "trl-default": lambda task, folder, pace: trl(task, folder, pace, {}, None),
+    "trl-best": trl_best,
+    "trl-gpu": lambda task, folder, pace: trl_gpu(task, folder, pace, NO_CHECKPOINTS),
+    "trl-gpu-checkpoints": lambda task, folder, pace: trl_gpu(task, folder, pace, {}),
+    "trl-gpu-liger": lambda task, folder, pace: trl_gpu(task, folder, pace, NO_CHECKPOINTS | LIGER),
+    "unsloth": unsloth,
+}
+
+
 def main() -> None:
     arm, root, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     answers = os.dup(1)
@@ -225,16 +286,10 @@ def main() -> None:
     folder = WorkFolder(root)
     task = TrainTask.model_validate_json(folder.task.read_bytes())
     if arm.startswith("trl"):
-        import trl as _  # noqa: F401  # idle memory is with the libraries loaded, for every arm
-    pace = Pace(answers)
-    if arm == "ours":
-        ours(task, folder, pace)
-    elif arm == "trl-default":
-        trl(task, folder, pace, {}, None)
-    elif arm == "trl-best":
-        trl_best(task, folder, pace)
-    else:
-        reference(task, folder, pace)
+        import trl as _  # idle memory is with the libraries loaded, for every arm
+    if arm.startswith("unsloth"):
+        import unsloth as _  # noqa: F401  # it patches TRL, so it comes first
+    ARMS[arm](task, folder, Pace(answers, task.device != "cpu"))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHATML = (
@@ -22,21 +22,33 @@ CHATML = (
 )
 TEMPLATE_PARTS = ("<|im_start|>user\n", "<|im_end|>\n", "<|im_start|>assistant\n", "<|im_end|>\n")
 SEED = 5
+MOST_WORDS = 32768  # that a tokenizer is trained on; a larger embedding has rows that no text uses
 
 
 @dataclass(frozen=True)
 class Size:
+    """A Llama's shape."""
+
+    name: str
     layers: int
     hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
     vocabulary: int
+    tied: bool = False
 
     @property
-    def name(self) -> str:
-        return f"{self.layers}x{self.hidden}"
+    def linear_parameters(self) -> int:
+        """Of all linears but the output head."""
+        attention = self.hidden * self.hidden * 2 + 2 * self.hidden * (self.hidden // self.heads) * self.kv_heads
+        return self.layers * (attention + 3 * self.hidden * self.intermediate)
 
-    @property
-    def intermediate(self) -> int:
-        return -(-self.hidden * 8 // 3 // 64) * 64
+
+def small(layers: int, hidden: int, vocabulary: int) -> Size:
+    """Heads 64 wide, half as many for keys and values, and Llama 2's proportions."""
+    intermediate = -(-hidden * 8 // 3 // 64) * 64
+    return Size(f"{layers}x{hidden}", layers, hidden, intermediate, hidden // 64, hidden // 128, vocabulary)
 
 
 @dataclass(frozen=True)
@@ -71,16 +83,17 @@ class Vocabulary:
     template_tokens: int  # that the chat template puts around a question and an answer
 
 
-def make_base(folder: Path, size: Size) -> Vocabulary:
-    """Write a base with seeded random weights."""
+def make_base(folder: Path, size: Size, device: str = "cpu") -> Vocabulary:
+    """Write a base with seeded random weights, drawn on `device`: in bfloat16 on a GPU, in float32 on the CPU."""
     folder.mkdir(parents=True)
     generator = random.Random(SEED)
-    words = _words(generator, size.vocabulary)
+    known = min(size.vocabulary, MOST_WORDS)
+    words = _words(generator, known)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size.vocabulary,
+        vocab_size=known,
         special_tokens=SPECIAL,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -103,16 +116,20 @@ def make_base(folder: Path, size: Size) -> Vocabulary:
         hidden_size=size.hidden,
         intermediate_size=size.intermediate,
         num_hidden_layers=size.layers,
-        num_attention_heads=size.hidden // 64,
-        num_key_value_heads=size.hidden // 128,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.kv_heads,
         max_position_embeddings=4096,
-        tie_word_embeddings=False,
+        tie_word_embeddings=size.tied,
         bos_token_id=None,
         eos_token_id=ids["<|im_end|>"],
         pad_token_id=ids["<|endoftext|>"],
     )
     torch.manual_seed(SEED)
-    LlamaForCausalLM(config).save_pretrained(folder)
+    with torch.device(device):
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(folder)
+    if device != "cpu":
+        torch.cuda.empty_cache()  # the trainers are other processes
     encoded = tokenizer.encode_batch([f" {word}" for word in words])
     return Vocabulary(
         words=[word for word, each in zip(words, encoded, strict=True) if len(each.ids) == 1],
