@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from core.errors import AttuneError
 from core.spec import Quantization
 from worker.engine import attention
+from worker.engine.recompute import save_memory
 
 Precision = Literal["bfloat16", "float32"]
 
@@ -65,6 +66,7 @@ def load_base(folder: Path, quantization: Quantization, precision: Precision, de
     model.requires_grad_(False)
     model.eval()
     _keep_weights_trainable_through(model)
+    save_memory(model)
     return model
 
 
