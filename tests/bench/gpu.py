@@ -146,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rehearse", action="store_true", help="the same path on the CPU with a tiny shape")
     rehearse: bool = parser.parse_args().rehearse
-    console = Console()
+    console = Console(width=120)
     begun = time.monotonic()
     if not (rehearse or torch.cuda.is_available()):
         print(f"torch {torch.__version__} sees no GPU on this machine: nothing was measured.")

@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="two sizes and few steps, for a look")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
-    figures = run(SHORT if arguments.short else FULL, arguments.threads, Console())
+    figures = run(SHORT if arguments.short else FULL, arguments.threads, Console(width=110))
     print(json.dumps(figures))
 
 
