@@ -47,7 +47,7 @@ class EngineProcess:
     """One engine from its start. `read` gives its reports in order and raises `EngineDied` after the last."""
 
     def __init__(
-        self, *, device: str, threads: int, log_file: Path, processes: int = 1, copies: Path | None = None
+        self, *, device: str, threads: int, log_file: Path, processes: int = 1, cache: Path | None = None
     ) -> None:
         self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
         self._log_lock = threading.Lock()
@@ -63,7 +63,7 @@ class EngineProcess:
         }
         if processes > 1:
             environment["GLOO_SOCKET_IFNAME"] = LOOPBACK  # a host's own name may lead nowhere
-        options = ["--device", device, "--threads", str(threads), *(["--copies", str(copies)] if copies else [])]
+        options = ["--device", device, "--threads", str(threads), *(["--cache", str(cache)] if cache else [])]
         self._process = subprocess.Popen(
             [*_launcher(processes), "-m", "worker.engine", *options],
             stdin=subprocess.PIPE,

@@ -93,7 +93,7 @@ class Runner:
             threads=threads,
             log_file=self._work_dir / "engine.log",
             processes=self._settings.engine_processes or gpus_seen(device),
-            copies=self._settings.work_dir / "quantised",
+            cache=self._settings.work_dir / "engine-cache",
         )
         self._engine, self._engine_key = engine, None  # before it is ready, so that a drain can end it
         try:

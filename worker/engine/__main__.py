@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="worker.engine", description="Train and prove adapters.")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as many as this process may use")
     parser.add_argument("--device", default="auto", help="the device to report: auto, cpu, cuda, cuda:1")
-    parser.add_argument("--copies", type=Path, help="folder where quantised bases are kept for the next cold start")
+    parser.add_argument("--cache", type=Path, help="folder for what the next start need not make again")
     arguments = parser.parse_args()
     commands = Commands(sys.stdin.buffer)
     # From here on a closed stdin ends the program, even while libraries are being imported
@@ -46,7 +46,7 @@ def main() -> None:
     from worker.engine.work import work
 
     threads = arguments.threads or os.cpu_count() or 1
-    status = work(commands, Reports(_PROTOCOL), threads, arguments.device, arguments.copies)
+    status = work(commands, Reports(_PROTOCOL), threads, arguments.device, arguments.cache)
     sys.stderr.flush()
     os._exit(status)  # the watcher blocks in a read that an orderly end would wait for
 

@@ -1,4 +1,4 @@
-"""The base model that stays in memory between jobs, so that the next job on it starts at once."""
+"""What stays between jobs, so that the next starts at once: a base in memory, and what was made of files on disk."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from core.errors import AttuneError
 from core.spec import Quantization
 from worker.engine.model import Precision, load_base, resolve_device
 from worker.engine.quantised import QuantisedCopies
+from worker.engine.token_cache import TokenCache
 from worker.engine.verify import verify
 
 
@@ -34,9 +35,10 @@ class BaseKey:
 class Resident:
     """Holds one base at most; a job gets it bare and must leave it bare."""
 
-    def __init__(self, copies: Path | None = None) -> None:
-        """`copies`: a folder where quantised bases are kept for the next cold start."""
-        self._copies = QuantisedCopies(copies)
+    def __init__(self, cache: Path | None = None) -> None:
+        """`cache`: a folder for quantised bases and tokenised files; without one nothing is kept on disk."""
+        self._copies = QuantisedCopies(cache / "bases" if cache else None)
+        self.tokens = TokenCache(cache / "tokens" if cache else None)
         self._key: BaseKey | None = None
         self._model: PreTrainedModel | None = None
 

@@ -18,6 +18,7 @@ from worker.engine import execution as machine
 from worker.engine.adapter import read_adapter
 from worker.engine.data import Dataset, tokenise
 from worker.engine.lora import DEFAULT, LoraModules, attach
+from worker.engine.model import keep_dequantised
 from worker.engine.parallel import ALONE, World
 from worker.engine.preference import REFERENCE, Preference
 from worker.engine.randomness import seed_everything
@@ -41,15 +42,21 @@ def train(
     task = TrainTask.model_validate_json(folder.task.read_bytes())
     base_folder = Path(task.base_folder)
     renderer = Renderer.from_folder(base_folder, task.template_date)
-    training = tokenise(folder.training, renderer, task.resolved.max_example_tokens, task.resolved.method)
+    limit, method = task.resolved.max_example_tokens, task.resolved.method
+    training = resident.tokens.get(
+        folder.training, renderer, task.resolved, lambda: tokenise(folder.training, renderer, limit, method)
+    )
     validation = _validation(folder, renderer, task.resolved)
     identity = Identity(task_sha256(task), training.sha256)
     snapshot = _newest_fitting(folder, identity, task.execution, report)
     chosen = task.execution or (
         snapshot.manifest.execution if snapshot else machine.choose(base_folder, task.resolved, task.device, threads)
     )
+    chosen = world.from_first(chosen)  # cards of one machine may differ
     torch.set_num_threads(chosen.threads)
     model = resident.base(base_folder, task.base_revision, task.resolved.quantization, chosen.precision, task.device)
+    if chosen.dequantised:
+        keep_dequantised(model, chosen.precision)
     _check_vocabulary(model, training, validation)
     modules = _adapter(model, task, folder)
     try:

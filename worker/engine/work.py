@@ -28,7 +28,7 @@ from worker.engine.train import train
 CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
 
 
-def work(commands: Commands, reports: Reports, threads: int, device: str, copies: Path | None = None) -> int:
+def work(commands: Commands, reports: Reports, threads: int, device: str, cache: Path | None = None) -> int:
     """Say Ready, then serve until Exit. The exit status."""
     world = World.joined()
     target = resolve_device(device)
@@ -41,7 +41,7 @@ def work(commands: Commands, reports: Reports, threads: int, device: str, copies
     )
     if world.first:
         reports(ready)
-    resident = Resident(copies)
+    resident = Resident(cache)
     while True:
         item = _next(commands, world)
         if isinstance(item.command, Exit):
