@@ -204,6 +204,7 @@ class Execution(Frozen):
     precision: Literal["bfloat16", "float32"]  # of the base's compute
     micro_tokens: int = Field(ge=8)  # token budget of one packed micro-step
     threads: int = Field(ge=1)  # CPU threads of the engine
+    dequantised: bool = False  # 4-bit weights are turned into `precision` once and kept so; the numbers are the same
 
 
 class ShownHyperparameters(Frozen):

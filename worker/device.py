@@ -5,13 +5,26 @@ The lease itself is `core.devices`: this is one holder's side of it.
 
 from __future__ import annotations
 
+import os
 import socket
+from pathlib import Path
 
 from core import devices
 from core.db import Database
 from core.errors import Unavailable
 
 TTL_S = 60.0
+
+
+def gpus_seen(device: str) -> int:
+    """How many GPUs a job of this worker may have, by what the driver shows; at least 1, which may be the CPU."""
+    if device not in ("auto", "cuda"):
+        return 1
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return max(1, len([name for name in given.split(",") if name]))
+    driver = Path("/proc/driver/nvidia/gpus")  # of Linux's driver; a GPU found otherwise counts as one
+    return max(1, len(list(driver.iterdir()) if driver.is_dir() else []))
 
 
 class DeviceHold:

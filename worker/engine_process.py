@@ -28,6 +28,17 @@ _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CU
               "PYTHONPATH", "SYSTEMROOT", "ATTUNE_CRASH_AT")  # fmt: skip
 
 
+LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
+
+
+def _launcher(processes: int) -> list[str]:
+    """torchrun where the engine is several processes, which find each other by a port that is free."""
+    alone = [sys.executable]
+    if processes == 1:
+        return alone
+    return [*alone, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+
+
 class EngineDied(Exception):
     """The engine ended without being asked; the text says how."""
 
@@ -35,7 +46,16 @@ class EngineDied(Exception):
 class EngineProcess:
     """One engine from its start. `read` gives its reports in order and raises `EngineDied` after the last."""
 
-    def __init__(self, *, device: str, threads: int, log_file: Path, module: str = "worker.engine") -> None:
+    def __init__(
+        self,
+        *,
+        device: str,
+        threads: int,
+        log_file: Path,
+        module: str = "worker.engine",
+        processes: int = 1,
+        cache: Path | None = None,
+    ) -> None:
         self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
         self._log_lock = threading.Lock()
         self._log = log_file.open("ab")
@@ -48,8 +68,11 @@ class EngineProcess:
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",
         }
+        if processes > 1:
+            environment["GLOO_SOCKET_IFNAME"] = LOOPBACK  # a host's own name may lead nowhere
+        options = ["--device", device, "--threads", str(threads), *(["--cache", str(cache)] if cache else [])]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, "--device", device, "--threads", str(threads)],
+            [*_launcher(processes), "-m", module, *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -77,10 +100,20 @@ class EngineProcess:
         return self._process.poll() is None
 
     def rss_bytes(self) -> int:
+        """Of the largest of its processes."""
+        sizes = [0]
+        for process in self._processes():
+            with suppress(psutil.NoSuchProcess):
+                sizes.append(process.memory_info().rss)
+        return max(sizes)
+
+    def _processes(self) -> list[psutil.Process]:
+        """The engine and whatever it started."""
         try:
-            return psutil.Process(self.pid).memory_info().rss
+            first = psutil.Process(self.pid)
+            return [first, *first.children(recursive=True)]
         except psutil.NoSuchProcess:
-            return 0
+            return []
 
     def send(self, command: Command) -> None:
         """Raises `EngineDied` when nobody reads any more."""
@@ -119,12 +152,19 @@ class EngineProcess:
 
     def kill(self) -> None:
         """End the engine and whatever it started, now."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._kill_processes()
         self._process.wait()
         assert self._process.stdin is not None
         with suppress(OSError):  # bytes that nobody will read
             self._process.stdin.close()
+
+    def _kill_processes(self) -> None:
+        # torchrun gives each of its processes a group of its own; one that it leaves behind ends with our pipe
+        for process in self._processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def _how_it_ended(self) -> str:
         code = self._process.wait()
@@ -142,8 +182,7 @@ class EngineProcess:
                 break  # a gap in the reports is worse than an end: the attempt is tried again
         self._reports.put(None)
         if self.alive():
-            with suppress(ProcessLookupError):  # it may end, and be waited for, in between
-                os.killpg(self._process.pid, signal.SIGKILL)
+            self._kill_processes()
 
     def _read_log(self) -> None:
         assert self._process.stderr is not None

@@ -27,7 +27,7 @@ from core.settings import Settings
 from core.storage import Storage, StorageCorrupt, StorageMissing, open_storage
 from worker.attempt import Attempt, LeaseLost, LeftEarly, Place
 from worker.batch_lane import BatchLane
-from worker.device import DeviceHold
+from worker.device import DeviceHold, gpus_seen
 from worker.engine_process import EngineDied, EngineProcess
 from worker.job_run import JobRun
 from worker.work_folder import fill
@@ -91,10 +91,13 @@ class Runner:
     def _warm_up(self) -> tuple[EngineProcess, Ready]:
         """Start an engine. Its word on the device comes with it, and the first job finds its imports done."""
         threads = self._settings.engine_threads or os.cpu_count() or 1
+        device = self._settings.device
         engine = EngineProcess(
-            device=self._settings.device,
+            device=device,
             threads=threads,
             log_file=self._work_dir / "engine.log",
+            processes=self._settings.engine_processes or gpus_seen(device),
+            cache=self._settings.work_dir / "engine-cache",
             module=self._settings.engine_module,
         )
         self._engine, self._engine_key = engine, None  # before it is ready, so that a drain can end it

@@ -19,7 +19,7 @@ from tests.engine.test_architectures import make
 from tests.engine.test_pack import adapted, gradient, make_segments
 from worker.engine.lora import LoraModules, attach, frozen_weight
 from worker.engine.loss import mean_loss
-from worker.engine.model import Precision, linear_names, load_base
+from worker.engine.model import Precision, keep_dequantised, linear_names, load_base
 
 SETTINGS = LoraSettings(rank=4, scale=2.0, dropout=0.0)
 TOKENS = torch.arange(1, 25)[None] * 11 % 300
@@ -113,6 +113,21 @@ def test_outlying_features_are_taken_out_of_the_8_bit_product_as_peft_does(base_
         assert layer.state.idx.tolist() == [3]
         modules.detach()
         assert torch.allclose(logits, in_peft(model, weights)(input_ids=TOKENS).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_base_that_is_kept_dequantised_gives_the_same_bits(base_folder: Path) -> None:
+    found: list[tuple[float, Tensor]] = []
+    for dequantised in (False, True):
+        model = load_base(base_folder, Quantization.NF4, "bfloat16", "cpu")
+        if dequantised:
+            keep_dequantised(model, "bfloat16")
+            assert not [module for module in model.modules() if type(module).__name__ == "Linear4bit"]
+        modules = attach(model, SETTINGS, seed=3)
+        for parameter in modules.parameters():
+            parameter.data.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
+        found.append(gradient(model, modules, make_segments(), [list(range(8))]))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
 
 
 def test_gradients_through_nf4_are_right_after_a_validation(base_folder: Path) -> None:

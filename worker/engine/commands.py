@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import select
 import sys
 import threading
 from dataclasses import dataclass, field
@@ -49,6 +50,13 @@ class Commands:
                 self._latest = work.stop
                 self._queue.put(work)
         os._exit(0)  # no clean-up: a snapshot in the making is under a temporary name
+
+    def watch_for_the_end(self) -> None:
+        """The same without reading, for a process whose commands come through another that reads this pipe."""
+        pipe = select.poll()
+        pipe.register(self._stream, 0)  # a hang-up is told unasked
+        pipe.poll()
+        os._exit(0)
 
     def next(self) -> Work:
         return self._queue.get()

@@ -13,10 +13,11 @@ import torch
 
 from core.model_shape import LEAST_MICRO_TOKENS
 from core.plan import memory, shape_of
-from core.spec import Execution, Resolved, Training
+from core.spec import Execution, Quantization, Resolved, Training
 from worker.engine.model import Precision, parameter_count, resolve_device
 
 CPU_MICRO_TOKENS = (512, 2048)  # least and most; beyond the most nothing is gained
+WHOLE_BYTES = 2  # of a dequantised weight on a GPU
 CUDA_MICRO_TOKENS = (LEAST_MICRO_TOKENS, 16384)
 
 
@@ -68,4 +69,9 @@ def choose(folder: Path, resolved: Resolved, device: str, threads: int) -> Execu
         if sum(memory(resolved, shape, larger).values()) > room:
             break
         chosen = larger
+    if target.type == "cuda" and resolved.quantization is Quantization.NF4:
+        # On a CPU dequantising is two per cent of a step, and the memory is everybody's
+        whole = shape.linear_parameters * WHOLE_BYTES
+        if sum(memory(resolved, shape, chosen).values()) + whole <= room:
+            return chosen.model_copy(update={"dequantised": True})
     return chosen

@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from core.errors import AttuneError
 from core.spec import Quantization
 from worker.engine import attention
+from worker.engine.recompute import save_memory
 
 Precision = Literal["bfloat16", "float32"]
 
@@ -67,6 +68,7 @@ def load_base(
     model.requires_grad_(False)
     model.eval()
     _keep_weights_trainable_through(model)
+    save_memory(model)
     return model
 
 
@@ -94,6 +96,24 @@ def _keep_weights_trainable_through(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def keep_dequantised(model: PreTrainedModel, precision: Precision) -> None:
+    """Turn 4-bit linears into plain ones with the weights that every product would dequantise: the same numbers for
+    four times the memory and no time. On a base where it is done, nothing."""
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    dtype = getattr(torch, precision)
+    for path in linear_names(model):
+        layer = model.get_submodule(path)
+        if isinstance(layer, Linear4bit):
+            weight = layer.weight
+            plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+            whole = dequantize_4bit(weight.data.view(-1, 1), weight.quant_state).to(dtype)
+            plain.weight = nn.Parameter(whole, requires_grad=False)
+            plain.bias = layer.bias
+            model.set_submodule(path, plain)
 
 
 def linear_names(model: PreTrainedModel) -> list[str]:

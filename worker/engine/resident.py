@@ -1,18 +1,23 @@
-"""The base model that stays in memory between jobs, so that the next job on it starts at once."""
+"""What stays between jobs, so that the next starts at once: a base in memory, and what was made of files on disk."""
 
 from __future__ import annotations
 
 import gc
+import shutil
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from core.errors import AttuneError
 from core.spec import Quantization
 from worker.engine.model import Precision, load_base, resolve_device
+from worker.engine.quantised import QuantisedCopies
+from worker.engine.token_cache import TokenCache
 from worker.engine.verify import verify
 
 
@@ -31,7 +36,10 @@ class BaseKey:
 class Resident:
     """Holds one base at most; a job gets it bare and must leave it bare."""
 
-    def __init__(self) -> None:
+    def __init__(self, cache: Path | None = None) -> None:
+        """`cache`: a folder for quantised bases and tokenised files; without one nothing is kept on disk."""
+        self._copies = QuantisedCopies(cache / "bases" if cache else None)
+        self.tokens = TokenCache(cache / "tokens" if cache else None)
         self._key: BaseKey | None = None
         self._model: PreTrainedModel | None = None
 
@@ -52,13 +60,31 @@ class Resident:
             return self._model
         self.drop()
         begun = time.perf_counter()
-        model = load_base(key.folder, quantization, precision, device, double_quantization=double_quantization)
+        model = self._load(key)
         verify(model)
         print(
             f"loaded {folder.name} ({quantization}, {precision}) in {time.perf_counter() - begun:.1f} s",
             file=sys.stderr,
         )
         self._key, self._model = key, model
+        return model
+
+    def _load(self, key: BaseKey) -> PreTrainedModel:
+        """From a quantised copy where there is one; from the base's own files, and kept, where there is none."""
+        if key.quantization not in (Quantization.NF4, Quantization.FP4):
+            return _load_base(key.folder, key)
+        kind = key.device.partition(":")[0]
+        choices = [key.quantization.value, "double" if key.double_quantization else "single", key.precision, kind]
+        copy = self._copies.place(key.folder, choices)
+        if copy is not None and copy.exists():
+            try:
+                return _load_base(copy, key)
+            except (AttuneError, OSError, SafetensorError) as error:
+                print(f"the quantised copy cannot be read and goes: {error}", file=sys.stderr)
+                shutil.rmtree(copy, ignore_errors=True)
+        model = _load_base(key.folder, key)
+        if copy is not None:
+            self._copies.keep(model, copy)
         return model
 
     def drop(self) -> None:
@@ -71,3 +97,7 @@ class Resident:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _load_base(folder: Path, key: BaseKey) -> PreTrainedModel:
+    return load_base(folder, key.quantization, key.precision, key.device, double_quantization=key.double_quantization)

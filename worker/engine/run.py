@@ -49,6 +49,7 @@ from worker.engine.optimizer import (
     state_tensors,
 )
 from worker.engine.pack import Pack, Segment, pack_micro_steps
+from worker.engine.parallel import World
 from worker.engine.preference import Preference, pairs_of, preferred_tokens
 from worker.engine.randomness import random_states, restore_random_states
 from worker.engine.result import write_result
@@ -106,6 +107,7 @@ class Run:
         modules: LoraModules | FullWeights,
         preference: Preference | None,
         report: Reporter,
+        world: World,
     ) -> None:
         self.task = task
         self.resolved = task.resolved
@@ -123,6 +125,7 @@ class Run:
         self.parameters = modules.parameters()
         self.optimizer = make_optimizer(self.parameters, task.resolved)
         self.batches = Batches(len(training), task.resolved.batch_size, task.seed)
+        self.world = world
         self.report = report
         self.progress = Progress()
         patience = task.resolved.early_stopping_patience
@@ -147,7 +150,9 @@ class Run:
                 self.stopping.resume(self.progress.best, snapshot.best)
             self.snapshot_step = self.progress.step
             self._warn_of_differences(snapshot)
-        prune(self.folder.snapshots, self.task.keep_snapshots)
+        self.world.wait()  # until every process has read the snapshot
+        if self.world.first:
+            prune(self.folder.snapshots, self.task.keep_snapshots)
         trainable = sum(parameter.numel() for parameter in self.parameters)
         added = 0 if isinstance(self.modules, FullWeights) else trainable
         started = Started(
@@ -163,7 +168,7 @@ class Run:
             template_hash=self.renderer.template.hash,
         )
         self.report(started)
-        _log(
+        self._log(
             f"job {self.task.job_id} attempt {self.task.attempt}: steps {self.progress.step + 1} to "
             f"{self.resolved.total_steps}, {len(self.training)} examples, {self.training.tokens} tokens, "
             f"{trainable} trainable parameters, {self.execution}"
@@ -174,6 +179,8 @@ class Run:
         other = [f"{name} {old}" for name, old in manifest.versions.items() if versions.get(name) != old]
         if manifest.device != self.device.type:
             other.append(f"device {manifest.device}")
+        if manifest.processes != self.world.size:
+            other.append(f"{manifest.processes} processes")
         if other:
             self.report(
                 Message(
@@ -185,10 +192,10 @@ class Run:
 
     def to_the_end(self, stop: threading.Event) -> None:
         while True:
-            if stop.is_set():
+            if self.world.from_first(stop.is_set()):
                 self._save_snapshot()
                 self.report(Stopped(step=self.progress.step))
-                _log(f"stopped after step {self.progress.step}")
+                self._log(f"stopped after step {self.progress.step}")
                 return
             step = self._step()
             self.report(step)
@@ -231,7 +238,7 @@ class Run:
             best=self.progress.best,
         )
         few, full = self._validate(number)
-        _log(
+        self._log(
             f"step {number}/{self.resolved.total_steps} loss {learnt.loss:.4f} norm {learnt.norm:.3f} "
             f"rate {rate:.3g} {tokens} tokens {tokens / seconds:.0f} tokens/s"
             + (f" rewards {learnt.rewards.accuracy:.2f} by {learnt.rewards.margin:.3f}" if learnt.rewards else "")
@@ -257,12 +264,15 @@ class Run:
         )
 
     def _backward(self, segments: list[Segment], weight: int, number: int) -> _Learnt:
-        """Accumulate the step's gradients."""
+        """Accumulate the step's gradients, each process those of its share."""
         self.modules.training(True)
+        self.world.seed_step(self.task.seed, number)
         # What has to be in one pack: a pair's loss needs both of its sequences
         units = pairs_of(segments) if self.preference else [[segment] for segment in segments]
         lengths = [sum(len(segment.token_ids) for segment in unit) for unit in units]
-        micro_steps = pack_micro_steps(lengths, self.execution.micro_tokens)
+        own = self.world.share(lengths)
+        packed = pack_micro_steps([lengths[i] for i in own], self.execution.micro_tokens)
+        micro_steps = [[own[i] for i in micro] for micro in packed]
         losses: list[torch.Tensor] = []
         counts: list[torch.Tensor] = []  # each [3]: tokens guessed right, pairs won, their margins
         for micro in micro_steps:
@@ -276,24 +286,27 @@ class Run:
             loss.backward()
             losses.append(loss.detach())
             counts.append(torch.stack([right.float(), won.float(), margin.float()]))
+        self.world.sum_gradients(self.parameters)
         norm = clip_gradients(self.parameters, self.resolved.max_grad_norm)
         self.modules.training(False)
         # One transfer for all numbers of the step: each would wait for the device by itself
-        sums = torch.stack(counts).sum(0)
-        *parts, right_sum, won_sum, margin_sum, norm_value = torch.stack([*losses, *sums, norm]).tolist()
-        if not all(math.isfinite(value) for value in (*parts, norm_value)):
+        sums = torch.stack([torch.zeros(3, device=self.device), *counts]).sum(0)
+        *parts, own_right, own_won, own_margin, norm_value = torch.stack([*losses, *sums, norm]).tolist()
+        loss_sum, right_sum, won_sum, margin_sum = self.world.sum([sum(parts), own_right, own_won, own_margin])
+        if not (math.isfinite(loss_sum) and math.isfinite(norm_value)):
             faulty = [
                 units[i][0].line
                 for micro, part in zip(micro_steps, parts, strict=True)
                 if not math.isfinite(part)
                 for i in micro
             ]
+            faulty = self.world.gather(faulty)
             lines = faulty or [segment.line for segment in segments]
             raise LossNotFinite(number, sorted(set(lines)), "loss" if faulty else "gradient")
         if self.preference is None:
-            return _Learnt(sum(parts), right_sum / weight, norm_value, None)
+            return _Learnt(loss_sum, right_sum / weight, norm_value, None)
         rewards = Rewards(won_sum / weight, margin_sum / weight)
-        return _Learnt(sum(parts), right_sum / preferred_tokens(segments), norm_value, rewards)
+        return _Learnt(loss_sum, right_sum / preferred_tokens(segments), norm_value, rewards)
 
     def _validate(self, step: int) -> tuple[Mean | None, Mean | None]:
         """(a look at the fixed subset, the whole file), each where it falls on this step."""
@@ -309,10 +322,14 @@ class Run:
 
     def _measure(self, segments: list[Segment]) -> Mean:
         micro_tokens = self.execution.micro_tokens
+        units = pairs_of(segments) if self.preference else [[segment] for segment in segments]
+        shared = [units[i] for i in self.world.share([sum(len(s.token_ids) for s in unit) for unit in units])]
+        own = [segment for unit in shared for segment in unit]
         if self.preference is None:
-            mean = mean_loss(self.model, segments, micro_tokens)
+            mean = mean_loss(self.model, own, micro_tokens)
+            mean = self.world.overall(mean, mean.supervised_tokens)
         else:
-            mean = self.preference.mean(segments, micro_tokens)
+            mean = self.world.overall(self.preference.mean(own, micro_tokens), len(shared))
         if not math.isfinite(mean.loss):
             raise AttuneError(
                 f"step {self.progress.step}: the validation loss is not finite; lower learning_rate_multiplier",
@@ -323,11 +340,11 @@ class Run:
 
     def _snapshot_is_due(self) -> bool:
         since_s = time.monotonic() - self.snapshot_at_s
-        return since_s >= max(self.task.snapshot_interval_s, self.snapshot_cost_s / SNAPSHOT_SHARE)
+        return self.world.first and since_s >= max(self.task.snapshot_interval_s, self.snapshot_cost_s / SNAPSHOT_SHARE)
 
     def _save_snapshot(self) -> None:
         """Save where the run stands, unless that is saved already or nothing has happened yet."""
-        if self.progress.step == self.snapshot_step:
+        if self.progress.step == self.snapshot_step or not self.world.first:
             return
         begun = time.monotonic()
         folder, manifest_sha256 = save_snapshot(
@@ -337,6 +354,7 @@ class Run:
             identity=self.identity,
             execution=self.execution,
             device=self.device.type,
+            processes=self.world.size,
             adapter=self.modules.weights(),
             optimizer=state_tensors(self.optimizer),
             random=random_states(),
@@ -347,9 +365,12 @@ class Run:
         self.snapshot_at_s = time.monotonic()
         self.snapshot_cost_s = self.snapshot_at_s - begun
         self.report(SnapshotSaved(step=self.progress.step, folder=str(folder), manifest_sha256=manifest_sha256))
-        _log(f"snapshot of step {self.progress.step} in {self.snapshot_cost_s:.2f} s")
+        self._log(f"snapshot of step {self.progress.step} in {self.snapshot_cost_s:.2f} s")
 
     def _publish(self, folder: Path, measured: dict[str, JsonValue]) -> str:
+        """The hash of what stands in `folder` then; only the first process writes it."""
+        if not self.world.first:
+            return ""
         manifest: dict[str, JsonValue] = {
             "step": self.progress.step,
             "total_steps": self.resolved.total_steps,
@@ -391,7 +412,7 @@ class Run:
                 adapter_sha256=sha256,
             )
         )
-        _log(f"trained: step {metrics.step}, probe loss {final.loss:.4f}, adapter {sha256}")
+        self._log(f"trained: step {metrics.step}, probe loss {final.loss:.4f}, adapter {sha256}")
 
     def _take_best(self, stopping: EarlyStopping, last: Step) -> CheckpointSaved:
         """Put the best weights in place, and say which they are."""
@@ -408,6 +429,11 @@ class Run:
             )
         )
         return best.metrics
+
+    def _log(self, text: str) -> None:
+        """A line of the job's log."""
+        if self.world.first:
+            print(text, file=sys.stderr, flush=True)
 
 
 def _rewards(prefix: str, rewards: Rewards | None) -> dict[str, float]:
@@ -430,8 +456,3 @@ def _checkpoint(step: Step, folder: Path, samples: tuple[Sample, ...] = ()) -> C
         full_valid_mean_token_accuracy=step.full_valid_mean_token_accuracy,
         samples=samples,
     )
-
-
-def _log(text: str) -> None:
-    """A line of the job's log."""
-    print(text, file=sys.stderr, flush=True)

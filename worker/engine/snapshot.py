@@ -54,6 +54,7 @@ class Manifest(Frozen):
     data_sha256: str
     execution: Execution
     device: str
+    processes: int = 1
     versions: dict[str, str]
     files: dict[str, FileEntry]
 
@@ -111,6 +112,7 @@ def save_snapshot(
     identity: Identity,
     execution: Execution,
     device: str,
+    processes: int,
     adapter: dict[str, Tensor],
     optimizer: dict[str, Tensor],
     random: dict[str, Tensor],
@@ -128,6 +130,7 @@ def save_snapshot(
         data_sha256=identity.data_sha256,
         execution=execution,
         device=device,
+        processes=processes,
         versions=library_versions(),
         files={
             name: FileEntry(sha256=hashlib.sha256(blob).hexdigest(), bytes=len(blob)) for name, blob in blobs.items()

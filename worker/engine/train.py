@@ -19,6 +19,8 @@ from worker.engine.adapter import read_adapter
 from worker.engine.data import Dataset, tokenise
 from worker.engine.full import FullWeights
 from worker.engine.lora import DEFAULT, LoraModules, attach
+from worker.engine.model import keep_dequantised
+from worker.engine.parallel import ALONE, World
 from worker.engine.preference import REFERENCE, Preference
 from worker.engine.randomness import seed_everything
 from worker.engine.resident import Resident
@@ -26,7 +28,14 @@ from worker.engine.run import Reporter, Run
 from worker.engine.snapshot import Identity, Snapshot, candidates, task_sha256
 
 
-def train(resident: Resident, folder: WorkFolder, report: Reporter, stop: threading.Event, threads: int) -> None:
+def train(
+    resident: Resident,
+    folder: WorkFolder,
+    report: Reporter,
+    stop: threading.Event,
+    threads: int,
+    world: World = ALONE,
+) -> None:
     """Run the task of `folder` to its end, or to the next step boundary once `stop` is set.
 
     Raises AttuneError for what the user can change; the base in `resident` is left bare in any case.
@@ -34,8 +43,9 @@ def train(resident: Resident, folder: WorkFolder, report: Reporter, stop: thread
     task = TrainTask.model_validate_json(folder.task.read_bytes())
     base_folder = Path(task.base_folder)
     renderer = Renderer.from_folder(base_folder, task.template_date)
-    training = tokenise(
-        folder.training, renderer, task.resolved.max_example_tokens, task.resolved.method, task.resolved.too_long
+    limit, method, too_long = task.resolved.max_example_tokens, task.resolved.method, task.resolved.too_long
+    training = resident.tokens.get(
+        folder.training, renderer, task.resolved, lambda: tokenise(folder.training, renderer, limit, method, too_long)
     )
     validation = _validation(folder, renderer, task.resolved)
     identity = Identity(task_sha256(task), training.sha256)
@@ -43,6 +53,7 @@ def train(resident: Resident, folder: WorkFolder, report: Reporter, stop: thread
     chosen = task.execution or (
         snapshot.manifest.execution if snapshot else machine.choose(base_folder, task.resolved, task.device, threads)
     )
+    chosen = world.from_first(chosen)  # cards of one machine may differ
     torch.set_num_threads(chosen.threads)
     model = resident.base(
         base_folder,
@@ -52,6 +63,8 @@ def train(resident: Resident, folder: WorkFolder, report: Reporter, stop: thread
         task.device,
         double_quantization=task.resolved.double_quantization,
     )
+    if chosen.dequantised:
+        keep_dequantised(model, chosen.precision)
     _check_vocabulary(model, training, validation)
     lora = task.resolved.lora
     if lora is None:
@@ -59,7 +72,9 @@ def train(resident: Resident, folder: WorkFolder, report: Reporter, stop: thread
     modules = FullWeights(model) if lora is None else _adapter(model, lora, task, folder)
     try:
         preference = _preference(model, modules, task, folder)
-        run = Run(task, folder, renderer, training, validation, identity, chosen, model, modules, preference, report)
+        run = Run(
+            task, folder, renderer, training, validation, identity, chosen, model, modules, preference, report, world
+        )
         run.begin(snapshot)
         run.to_the_end(stop)
     finally:

@@ -11,12 +11,14 @@ import traceback
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel
 
 from core.errors import AttuneError
 from core.protocol import Exit, Failed, Prove, Ready, WorkFolder
 from worker.engine import execution as machine
 from worker.engine.commands import Commands, Reports, Work
 from worker.engine.model import resolve_device
+from worker.engine.parallel import World
 from worker.engine.proof import prove
 from worker.engine.resident import Resident
 from worker.engine.snapshot import library_versions
@@ -26,40 +28,55 @@ from worker.engine.train import train
 CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
 
 
-def work(commands: Commands, reports: Reports, threads: int, device: str) -> int:
+def work(commands: Commands, reports: Reports, threads: int, device: str, cache: Path | None = None) -> int:
     """Say Ready, then serve until Exit. The exit status."""
+    world = World.joined()
     target = resolve_device(device)
     torch.set_num_threads(threads)
-    reports(
-        Ready(
-            device=str(target),
-            device_name=machine.device_name(target),
-            memory_bytes=machine.device_memory_bytes(target),
-            versions=library_versions(),
-        )
+    ready = Ready(
+        device=str(target),
+        device_name=machine.device_name(target),
+        memory_bytes=machine.device_memory_bytes(target),
+        versions=library_versions(),
     )
-    resident = Resident()
+    if world.first:
+        reports(ready)
+    resident = Resident(cache)
     while True:
-        item = commands.next()
+        item = _next(commands, world)
         if isinstance(item.command, Exit):
             return 0
-        failure = _carry_out(item, resident, reports, threads)
+        failure = _carry_out(item, resident, reports, threads, world)
         resident.release_scratch()
         if failure is not None:
-            reports(failure)
+            if world.first:
+                reports(failure)
             if failure.kind != "user":
                 return 1
 
 
-def _carry_out(item: Work, resident: Resident, reports: Reports, threads: int) -> Failed | None:
+def _next(commands: Commands, world: World) -> Work:
+    """What the first process reads, all do; a Stop reaches it alone, and its word on that the others."""
+    item = commands.next() if world.first else None
+    command = world.from_first(item and item.command)
+    assert command is not None
+    return item or Work(command)
+
+
+def _say_nothing(_: BaseModel) -> None:
+    """Reports are the first process's."""
+
+
+def _carry_out(item: Work, resident: Resident, reports: Reports, threads: int, world: World) -> Failed | None:
     """Run one command; what made it fail, if anything."""
     assert not isinstance(item.command, Exit)
     try:
         folder = WorkFolder(Path(item.command.folder))
         if isinstance(item.command, Prove):
-            reports(prove(resident, folder))
+            if world.first:
+                reports(prove(resident, folder))
         else:
-            train(resident, folder, reports, item.stop, threads)
+            train(resident, folder, reports if world.first else _say_nothing, item.stop, threads, world)
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
         return as_failure(error)

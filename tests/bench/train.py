@@ -1,0 +1,255 @@
+"""`make bench-train`: the engine beside TRL's SFTTrainer on the CPU, QLoRA on the same weights, data and order.
+
+The trainers take turns, a few optimizer steps at a time, each in a process of its own. First comes the gate: the
+loss of every step within 1 % of a padded reference. Prints a table and ends in one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+from rich.console import Console
+from rich.table import Table
+
+from core.protocol import TrainTask, WorkFolder
+from core.render import Renderer
+from core.spec import LoraSettings, Quantization, Resolved
+from tests.bench.train_material import Profile, Size, conversations, make_base, small
+from worker.engine.data import Batches, tokenise
+
+GATE = 0.01  # of the reference's loss, at every step
+SEED = 11
+SIZES = [small(4, 256, 8192), small(8, 512, 16384), small(12, 768, 32768)]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is run."""
+
+    sizes: list[Size]
+    chat: Profile
+    constant: Profile
+    gate_steps: int
+    discarded: int  # optimizer steps before the first timed one
+    chat_steps: int  # per turn
+    constant_steps: int
+    turns: int
+
+
+CHAT = Profile("chat", mean=180, spread=0.8, most=2048, supervised=0.5, examples_per_step=8)
+CONSTANT = Profile("constant", mean=4096, spread=0.0, most=4096, supervised=1.0, examples_per_step=1)
+FULL = Scale(SIZES, CHAT, CONSTANT, gate_steps=50, discarded=2, chat_steps=4, constant_steps=1, turns=3)
+SHORT = Scale(
+    SIZES[:2],
+    CHAT,
+    Profile("constant", 1024, 0.0, 1024, 1.0, 2),
+    gate_steps=20,
+    discarded=1,
+    chat_steps=2,
+    constant_steps=1,
+    turns=3,
+)
+
+
+class Answer(TypedDict):
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+    losses: list[float]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One trainer on one size and profile."""
+
+    tokens_per_s: list[float]  # supervised, one for each turn
+    cpu_ms_per_token: float  # median
+    peak_bytes: int  # above the idle process with its libraries loaded
+    losses: list[float]
+
+
+class Arm:
+    """A trainer in a process of its own."""
+
+    def __init__(self, name: str, root: Path, threads: int) -> None:
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(threads),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",
+        }
+        self.name = name
+        self._log = root / f"{name}.log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.bench.train_arm", name, str(root), str(threads)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+            )
+
+    def steps(self, count: int) -> Answer:
+        """Train `count` optimizer steps."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{count}\n".encode())
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} ended:\n{self._log.read_text()[-3000:]}")
+        return json.loads(line)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def prepare(root: Path, size: Size, profile: Profile, steps: int, device: str = "cpu") -> list[int]:
+    """A work folder with base, data and task; the supervised tokens of each optimizer step."""
+    base = root / "base"
+    vocabulary = make_base(base, size, device)
+    folder = WorkFolder(root)
+    rows = conversations(vocabulary, profile, steps * profile.examples_per_step)
+    folder.training.write_text("".join(row + "\n" for row in rows))
+    resolved = Resolved(
+        n_epochs=1,
+        batch_size=profile.examples_per_step,
+        learning_rate_multiplier=1.0,
+        learning_rate=1e-3,  # high, so that a wrong gradient shows in the losses of the gate
+        lora=LoraSettings(rank=16, scale=2.0, dropout=0.0),
+        quantization=Quantization.NF4,
+        max_example_tokens=profile.most,
+        warmup_steps=0,
+        total_steps=steps,
+        max_grad_norm=1.0,
+        weight_decay=0.0,
+        validation_every_steps=steps + 1,
+        checkpoint_every_steps=steps + 1,
+    )
+    task = TrainTask(
+        job_id="ftjob-bench",
+        attempt=1,
+        base_model="bench",
+        base_revision="1",
+        base_folder=str(base),
+        resolved=resolved,
+        seed=SEED,
+        template_date="2026-01-01",
+        snapshot_interval_s=1e9,
+        device=device,
+    )
+    folder.task.write_text(task.model_dump_json())
+    data = tokenise(folder.training, Renderer.from_folder(base, task.template_date), profile.most)
+    batches = Batches(len(data), profile.examples_per_step, SEED)
+    return [
+        sum(int(segment.mask.sum()) for i in batches.of_step(number) for segment in data.segments(i))
+        for number in range(1, steps + 1)
+    ]
+
+
+def compare(
+    names: list[str], size: Size, profile: Profile, scale: Scale, steps: int, threads: int
+) -> dict[str, Measured]:
+    """Turns of `steps` optimizer steps; `ours` and `reference` then go on to the gate's end."""
+    total = scale.discarded + scale.turns * steps
+    gated = "reference" in names
+    with tempfile.TemporaryDirectory(prefix="attune-bench-") as folder:
+        root = Path(folder)
+        supervised = prepare(root, size, profile, max(total, scale.gate_steps) + 1 if gated else total + 1)
+        arms = [Arm(name, root, threads) for name in names]
+        try:
+            last = {arm.name: arm.steps(scale.discarded) for arm in arms}
+            rates: dict[str, list[float]] = {name: [] for name in names}
+            cpu: dict[str, list[float]] = {name: [] for name in names}
+            for turn in range(scale.turns):
+                first = scale.discarded + turn * steps
+                tokens = sum(supervised[first : first + steps])
+                for arm in arms:
+                    answer = last[arm.name] = arm.steps(steps)
+                    rates[arm.name].append(tokens / answer["seconds"])
+                    cpu[arm.name].append(1000 * answer["cpu_seconds"] / tokens)
+            peaks = {name: answer["peak_bytes"] for name, answer in last.items()}
+            if gated and scale.gate_steps > total:
+                for arm in arms:
+                    if arm.name in ("ours", "reference"):
+                        last[arm.name] = arm.steps(scale.gate_steps - total)
+        finally:
+            for arm in arms:
+                arm.end()
+    return {
+        name: Measured(rates[name], statistics.median(cpu[name]), peaks[name], last[name]["losses"]) for name in names
+    }
+
+
+def gap(arm: Measured, reference: Measured) -> float:
+    """Largest difference of a step's loss, relative to the reference's."""
+    pairs = list(zip(arm.losses, reference.losses, strict=False))
+    assert pairs
+    return max(abs(own - theirs) / theirs for own, theirs in pairs)
+
+
+def ratio(ours: Measured, other: Measured) -> float:
+    """How many times faster we are: the median over the turns, each beside its neighbour in time."""
+    return statistics.median(a / b for a, b in zip(ours.tokens_per_s, other.tokens_per_s, strict=True))
+
+
+def show(console: Console, title: str, measured: dict[str, Measured]) -> None:
+    table = Table(title=title)
+    for heading in ("trainer", "supervised tokens/s", "spread", "we are", "CPU ms/token", "peak MiB", "loss gap"):
+        table.add_column(heading, justify="left" if heading == "trainer" else "right")
+    for name, arm in measured.items():
+        median = statistics.median(arm.tokens_per_s)
+        table.add_row(
+            name,
+            f"{median:.0f}",
+            f"{min(arm.tokens_per_s):.0f} … {max(arm.tokens_per_s):.0f}",
+            f"{ratio(measured['ours'], arm):.2f}x",
+            f"{arm.cpu_ms_per_token:.2f}",
+            f"{arm.peak_bytes / 2**20:.0f}",
+            f"{gap(arm, measured['reference']):.2%}" if "reference" in measured else "",
+        )
+    console.print(table)
+
+
+def run(scale: Scale, threads: int, console: Console) -> dict[str, float | bool]:
+    """The figures, each the worst over the sizes."""
+    chats: list[dict[str, Measured]] = []
+    constants: list[dict[str, Measured]] = []
+    for size in scale.sizes:
+        names = ["ours", "trl-default", "trl-best", "reference"]
+        chats.append(compare(names, size, scale.chat, scale, scale.chat_steps, threads))
+        show(console, f"{size.name}, short chats", chats[-1])
+        constants.append(compare(["ours", "trl-best"], size, scale.constant, scale, scale.constant_steps, threads))
+        show(console, f"{size.name}, constant {scale.constant.mean} tokens", constants[-1])
+    loss_gap = max(gap(each["ours"], each["reference"]) for each in chats)
+    peaks = [each["ours"].peak_bytes / each["trl-best"].peak_bytes for each in (*chats, *constants)]
+    return {
+        "vs_trl_default": round(min(ratio(each["ours"], each["trl-default"]) for each in chats), 2),
+        "vs_trl_best": round(min(ratio(each["ours"], each["trl-best"]) for each in chats), 2),
+        "vs_trl_best_constant": round(min(ratio(each["ours"], each["trl-best"]) for each in constants), 2),
+        "peak_memory_vs_trl_best": round(max(peaks), 3),
+        "loss_gap": round(loss_gap, 5),
+        "loss_gate_holds": loss_gap <= GATE,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="two sizes and few steps, for a look")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args()
+    figures = run(SHORT if arguments.short else FULL, arguments.threads, Console(width=110))
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
