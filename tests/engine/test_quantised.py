@@ -25,9 +25,9 @@ def test_the_copy_is_the_base(base_folder: Path, tmp_path: Path, monkeypatch: py
     sources: list[Path] = []
     load = resident.load_base
 
-    def noted(folder: Path, *arguments: object) -> PreTrainedModel:
+    def noted(folder: Path, *arguments: object, **named: object) -> PreTrainedModel:
         sources.append(folder)
-        return load(folder, *arguments)  # type: ignore[arg-type]
+        return load(folder, *arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(resident, "load_base", noted)
     tokens = torch.arange(1, 25)[None]

@@ -208,7 +208,7 @@ class Run:
             if step.step % self.resolved.checkpoint_every_steps == 0:
                 folder = self.folder.checkpoints / f"step-{step.step}"
                 self._publish(folder, {})
-                self.report(_checkpoint(step, folder, self.sampler.answers()))
+                self.report(_checkpoint(step, folder, self._samples()))
             if self._snapshot_is_due():
                 self._save_snapshot()
 
@@ -384,6 +384,10 @@ class Run:
         }
         return write_result(folder, self.task, self.model, self.modules, self.renderer, manifest)
 
+    def _samples(self) -> tuple[Sample, ...]:
+        """Asked by the process whose reports are heard."""
+        return self.sampler.answers() if self.world.first else ()
+
     def _finish(self, last: Step) -> None:
         """Measure the final adapter on the probe set and publish it: the last step's, or the best of a run that may
         stop early."""
@@ -404,7 +408,7 @@ class Run:
                 trained_tokens=self.progress.trained_tokens,
                 train_loss=self.progress.epoch_nll / max(self.progress.epoch_supervised, 1),
                 metrics=metrics.model_copy(
-                    update={"folder": str(self.folder.adapter), "samples": self.sampler.answers()}
+                    update={"folder": str(self.folder.adapter), "samples": self._samples()}
                 ),
                 steps=last.step,
                 stopped_early=last.step < last.total_steps,
