@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 
 from core.errors import AttuneError
 from core.jsonl import Json
-from core.spec import Execution, LoraSettings, Method, Quantization, Resolved
+from core.spec import Execution, LoraSettings, Method, Quantization, Resolved, Training
 
 # NF4 with double quantisation: 4 bits, and 8-bit constants a block of 64 with a 32-bit one a block of 256
 # (QLoRA, arXiv 2305.14314, section 3)
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+SINGLE_4BIT_BYTES = (4 + 32 / 64) / 8  # a block's constant in 32 bit
 ADAPTER_COPIES = 4  # float32 weights, gradients and the two moments of Adam
 # Kept for the backward pass per token and layer, in elements of the compute precision, without recomputation
 HIDDEN_ELEMENTS, FFN_ELEMENTS = 20, 5
@@ -109,8 +110,11 @@ def shape_of(config: Mapping[str, Json], parameters: int | None = None) -> Model
     return replace(shape, parameters=total)
 
 
-def trainable_parameters(shape: ModelShape, lora: LoraSettings) -> int:
-    """rank * (in + out) for every linear that is adapted (LoRA, arXiv 2106.09685, section 4.1)."""
+def trainable_parameters(shape: ModelShape, lora: LoraSettings | None) -> int:
+    """rank * (in + out) for every linear that is adapted (LoRA, arXiv 2106.09685, section 4.1); without an adapter
+    every weight."""
+    if lora is None:
+        return shape.parameters
     return sum(lora.rank * (inward + outward) for inward, outward in _adapted(shape, lora))
 
 
@@ -123,6 +127,13 @@ def _adapted(shape: ModelShape, lora: LoraSettings) -> list[tuple[int, int]]:
             if lora.target_modules == "all-linear" or any(dotted.endswith("." + t) for t in lora.target_modules):
                 found.append(widths)
     return found
+
+
+def weight_bytes(quantization: Quantization, double: bool, element: int) -> float:
+    """Of one weight of a linear layer in a block; `element`: bytes of the compute precision."""
+    if quantization.is_4bit:
+        return NF4_BYTES if double else SINGLE_4BIT_BYTES
+    return 1.0 if quantization is Quantization.INT8 else element  # a row's one constant is nothing beside it
 
 
 def memory(
@@ -141,14 +152,20 @@ def memory(
     budget = execution.micro_tokens if execution is not None else LEAST_MICRO_TOKENS
     longest = resolved.max_example_tokens if longest_tokens is None else longest_tokens
     tokens = max(budget, 2 * longest if resolved.method is Method.DPO else longest)
-    quantized = resolved.quantization is Quantization.NF4
+    quantized = resolved.quantization is not Quantization.NONE
+    if resolved.training is Training.FULL:
+        element = 4  # masters and compute in float32; gradients and moments are counted as the adapter's are
     others = max(0, shape.parameters - shape.linear_parameters)
     widest = max(inward * outward for inward, outward in shape.linears().values())
     per_token_elements = shape.layers * (HIDDEN_ELEMENTS * shape.hidden + FFN_ELEMENTS * shape.ffn)
     return {
-        "base_linears": int(shape.linear_parameters * (NF4_BYTES if quantized else element)),
+        "base_linears": int(
+            shape.linear_parameters * weight_bytes(resolved.quantization, resolved.double_quantization, element)
+        ),
         "base_embeddings": others * element,
-        "adapter_and_optimizer": trainable_parameters(shape, resolved.lora) * 4 * ADAPTER_COPIES,
+        "adapter_and_optimizer": trainable_parameters(shape, resolved.lora)
+        * 4
+        * (ADAPTER_COPIES if resolved.training is Training.LORA else ADAPTER_COPIES - 1),
         "activations": tokens * per_token_elements * element,
         "loss": min(tokens * shape.vocab, max(LOGITS_ELEMENTS, shape.vocab)) * 4 * LOGITS_COPIES,
         "dequantized_layer": widest * element if quantized else 0,

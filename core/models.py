@@ -187,6 +187,7 @@ class Job(Base):
     total_steps: Mapped[int | None] = mapped_column(Integer)
     trained_tokens: Mapped[int | None]
     error: Mapped[dict[str, Any] | None]
+    report: Mapped[dict[str, Any] | None]  # core.protocol.FinalReport
     fine_tuned_model: Mapped[str | None]
     result_files: Mapped[list[Any]] = mapped_column(default=list)
     swept_at: Mapped[float | None]  # when the leftovers of a finished job were removed from storage

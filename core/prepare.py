@@ -32,9 +32,11 @@ from core.holding import Holding
 from core.logs import configure_logs
 from core.models import BaseModelRow, File
 from core.render import Renderer
+from core.sample_prompts import check_prompts
 from core.settings import Settings, load_settings
-from core.spec import JobSpec, Method
+from core.spec import JobSpec, Method, TooLong
 from core.storage import Storage, open_storage
+from core.too_long import counted, fit
 
 log = structlog.get_logger()
 MEMORY_LIMIT_BYTES = 6 * 1024**3  # address space, of which the tokenizers' libraries map about one
@@ -122,17 +124,20 @@ class Preparer:
         renderer = self._renderer(base, date)
         shape = plan.shape_of(base.shape or {}, base.parameters)
         with tempfile.TemporaryDirectory(prefix="prepare-") as scratch:
-            training = self._count(inputs.training, renderer, Path(scratch), "training_file", spec.method)
+            training = self._count(inputs.training, renderer, Path(scratch), "training_file", spec, shape)
             validation = None
             if inputs.validation is not None:
-                validation = self._count(inputs.validation, renderer, Path(scratch), "validation_file", spec.method)
+                validation = self._count(inputs.validation, renderer, Path(scratch), "validation_file", spec, shape)
         resolved, reasons = plan.resolve(spec.hyperparameters, training, validation, shape, spec.method)
+        check_prompts(renderer, resolved.sample_prompts, shape.context)
         memory = plan.memory(resolved, shape, longest_tokens=training.longest_tokens)
         summary = {
             "training_examples": training.examples,
             "training_tokens": training.tokens,
             "supervised_tokens": training.supervised_tokens,
             "longest_example_tokens": training.longest_tokens,
+            "dropped_examples": len(training.dropped_lines),
+            "truncated_examples": len(training.truncated_lines),
             "total_steps": resolved.total_steps,
             "trainable_parameters": plan.trainable_parameters(shape, resolved.lora),
             "memory_bytes": memory,
@@ -147,6 +152,7 @@ class Preparer:
                 plan=summary,
                 required_bytes=sum(memory.values()),
                 template_date=date,
+                warnings=_told(training, validation, resolved.max_example_tokens),
             )
 
     def _renderer(self, base: BaseModelRow, date: str) -> Renderer:
@@ -161,22 +167,44 @@ class Preparer:
         self._renderers.move_to_end(key)
         return renderer
 
-    def _count(self, file: File, renderer: Renderer, scratch: Path, param: str, method: Method) -> plan.DataCounts:
+    def _count(
+        self, file: File, renderer: Renderer, scratch: Path, param: str, spec: JobSpec, shape: plan.ModelShape
+    ) -> plan.DataCounts:
         """Render every example as the trainer will, and count. Raises InvalidExample naming the line."""
+        hyper = spec.hyperparameters
+        limit = plan.longest_allowed(hyper, shape)
         path = scratch / param
         self._storage.fetch(file.storage_key, path, file.sha256)
         counter = plan.Counter()
         try:
             for line, example in iter_examples(path):
-                must_fit(example, method, line)
-                counter.add(line, renderer.render_example(example, line))
+                must_fit(example, spec.method, line)
+                sequences = renderer.render_example(example, line)
+                if hyper.too_long is not TooLong.ERROR:  # the plan names the longest of all, and not the first
+                    is_pair = spec.method is Method.DPO
+                    fitted = fit(sequences, limit, hyper.too_long, line=line, bos_id=renderer.bos_id, is_pair=is_pair)
+                    if fitted.dropped:
+                        counter.drop(line)
+                        continue
+                    if fitted.truncated:
+                        counter.note_truncated(line)
+                    sequences = fitted.sequences
+                counter.add(line, sequences)
         except InvalidExample as error:
             error.param = param
             raise
         return counter.counts()
 
 
-def _too_long(_: int, __: FrameType | None) -> None:
+def _told(training: plan.DataCounts, validation: plan.DataCounts | None, limit: int) -> list[str]:
+    """What was left out or cut, for the job's events."""
+    told = counted(training.dropped_lines, training.truncated_lines, "Training file", limit)
+    if validation is not None:
+        told += counted(validation.dropped_lines, validation.truncated_lines, "Validation file", limit)
+    return told
+
+
+def _out_of_time(_: int, __: FrameType | None) -> None:
     raise TookTooLong(
         f"The files could not be validated within {TIME_LIMIT_S} s; split them into smaller ones.",
         code="preparation_timeout",
@@ -186,7 +214,7 @@ def _too_long(_: int, __: FrameType | None) -> None:
 
 def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
-    signal.signal(signal.SIGALRM, _too_long)
+    signal.signal(signal.SIGALRM, _out_of_time)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches us as the end of stdin
     settings = load_settings()
     configure_logs(settings.log_level)

@@ -13,6 +13,7 @@ from pathlib import Path
 from core.models import model_file_key
 from core.storage import Storage, Stored
 
+WEIGHTS_FILES = ("adapter_model.safetensors", "model.safetensors")
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # equal runs give equal archives
 
 
@@ -27,7 +28,8 @@ class Published:
 
     @property
     def adapter_sha256(self) -> str:
-        return next(str(file["sha256"]) for file in self.files if file["path"] == "adapter_model.safetensors")
+        """Of the weights: an adapter's, or a whole model's."""
+        return next(str(file["sha256"]) for file in self.files if str(file["path"]) in WEIGHTS_FILES)
 
 
 def publish_adapter(storage: Storage, folder: Path, prefix: str, archive: Path) -> Published:

@@ -22,6 +22,7 @@ from core import claims, first_key, migrate
 from core.claims import Claim, WorkerFacts
 from core.db import Database, open_database
 from core.models import BaseModelRow, Checkpoint, File, Job, Model, model_file_key
+from core.protocol import FinalReport
 from core.settings import Settings
 from core.spec import LoraSettings, Quantization, Resolved
 from core.storage import Storage, open_storage
@@ -51,6 +52,7 @@ RESOLVED = Resolved(
     validation_every_steps=9,
     checkpoint_every_steps=3,
 )
+FINAL = FinalReport(step=9, steps=9, stopped_early=False, validation_loss=0.5, validation_perplexity=1.6487)
 WORKER = WorkerFacts(id="worker", memory_bytes=1 << 40, labels=("here",))
 
 
@@ -194,7 +196,7 @@ class Place:
                     purpose="fine-tune-results", bytes=table.bytes, sha256=table.sha256,
                     storage_key=f"{prefix}/metrics.csv", status="processed",
                 )  # fmt: skip
-                assert claims.succeed(session, claim, model, checkpoint, result, 1234)
+                assert claims.succeed(session, claim, model, checkpoint, result, 1234, final=FINAL)
             else:
                 assert claims.add_checkpoint(session, claim, model, checkpoint, keep=9) is not None
         return model_id

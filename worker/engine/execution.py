@@ -13,7 +13,7 @@ import torch
 
 from core.model_shape import LEAST_MICRO_TOKENS
 from core.plan import memory, shape_of
-from core.spec import Execution, Resolved
+from core.spec import Execution, Resolved, Training
 from worker.engine.model import Precision, parameter_count, resolve_device
 
 CPU_MICRO_TOKENS = (512, 2048)  # least and most; beyond the most nothing is gained
@@ -60,7 +60,9 @@ def choose(folder: Path, resolved: Resolved, device: str, threads: int) -> Execu
     shape = shape_of(json.loads((folder / "config.json").read_bytes()), parameter_count(folder))
     least, most = CUDA_MICRO_TOKENS if target.type == "cuda" else CPU_MICRO_TOKENS
     room = device_memory_bytes(target) * (0.85 if target.type == "cuda" else 0.5)
-    chosen = Execution(precision=choose_precision(target), micro_tokens=least, threads=threads)
+    # What every weight is trained in has to hold its smallest change
+    precision = "float32" if resolved.training is Training.FULL else choose_precision(target)
+    chosen = Execution(precision=precision, micro_tokens=least, threads=threads)
     while (doubled := chosen.micro_tokens * 2) <= most:
         larger = chosen.model_copy(update={"micro_tokens": doubled})
         if sum(memory(resolved, shape, larger).values()) > room:
