@@ -17,7 +17,7 @@ from core import catalog, files, jobs, plan, projects, published, quotas
 from core.choices import check_choices
 from core.errors import AttuneError
 from core.jobs import Placement
-from core.models import BaseModelRow, Job, Model
+from core.models import BaseModelRow, File, Job, Model
 from core.spec import MAX_LEARNING_RATE, MAX_SEED, Hyperparameters, JobSpec, LoraSettings, Method, Resolved, Training
 
 
@@ -38,23 +38,22 @@ class Wanted:
     warnings: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What a request comes to after every check that rows allow."""
+
+    base: BaseModelRow
+    start: Model | None
+    training: File
+    validation: File | None
+    hyperparameters: Hyperparameters
+
+
 def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
     """A new job of the project. Raises AttuneError naming the field that stands in the way, or QuotaReached."""
     project = projects.lock(session, project_id)
-    start = published.find(session, project_id, wanted.model, lock=True)
-    base = catalog.find(session, start.base_model if start else wanted.model)
-    if base.status == "error":
-        raise AttuneError(
-            f"The base model '{base.id}' cannot be used: {base.error}", code="base_model_unusable", param="model"
-        )
-    files.for_job(session, project_id, wanted.training_file, "training_file")
-    if wanted.validation_file is not None:
-        files.for_job(session, project_id, wanted.validation_file, "validation_file")
-    hyperparameters = wanted.hyperparameters
-    check_choices(hyperparameters, wanted.method, has_validation=wanted.validation_file is not None)
-    if start is not None:
-        hyperparameters = _continued(session, start, hyperparameters)
-    _check_learning_rate(base, hyperparameters, wanted.method)
+    checked = check(session, project_id, wanted)
+    base, start = checked.base, checked.start
     quotas.check_jobs(session, project)
     quotas.check_bytes(session, project)
     warnings = list(wanted.warnings)
@@ -66,7 +65,7 @@ def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
         training_file=wanted.training_file,
         validation_file=wanted.validation_file,
         method=wanted.method,
-        hyperparameters=hyperparameters,
+        hyperparameters=checked.hyperparameters,
         seed=secrets.randbelow(MAX_SEED + 1) if wanted.seed is None else wanted.seed,
     )
     job = jobs.create(
@@ -83,6 +82,34 @@ def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
     session.flush()
     session.refresh(job)  # with what the database filled in
     return job
+
+
+def check(session: Session, project_id: str, wanted: Wanted) -> Checked:
+    """Raises AttuneError naming the field that stands in the way. Quotas are for who makes a job."""
+    base, start, hyperparameters = check_model(session, project_id, wanted)
+    training = files.for_job(session, project_id, wanted.training_file, "training_file")
+    validation = None
+    if wanted.validation_file is not None:
+        validation = files.for_job(session, project_id, wanted.validation_file, "validation_file")
+    return Checked(base, start, training, validation, hyperparameters)
+
+
+def check_model(
+    session: Session, project_id: str, wanted: Wanted
+) -> tuple[BaseModelRow, Model | None, Hyperparameters]:
+    """(the base, the model that training continues from, the choices that follow)"""
+    start = published.find(session, project_id, wanted.model, lock=True)
+    base = catalog.find(session, start.base_model if start else wanted.model)
+    if base.status == "error":
+        raise AttuneError(
+            f"The base model '{base.id}' cannot be used: {base.error}", code="base_model_unusable", param="model"
+        )
+    hyperparameters = wanted.hyperparameters
+    check_choices(hyperparameters, wanted.method, has_validation=wanted.validation_file is not None)
+    if start is not None:
+        hyperparameters = _continued(session, start, hyperparameters)
+    _check_learning_rate(base, hyperparameters, wanted.method)
+    return base, start, hyperparameters
 
 
 def _check_learning_rate(base: BaseModelRow, hyper: Hyperparameters, method: Method) -> None:

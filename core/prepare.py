@@ -16,13 +16,14 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from collections import OrderedDict
 from pathlib import Path
 from types import FrameType
 
 import structlog
 
-from core import catalog, claims, job_files, losses, plan
+from core import catalog, claims, dry_run, job_files, losses, plan, token_lengths
 from core.claims import Claim
 from core.db import Database, open_database
 from core.doorbell import Doorbell
@@ -31,6 +32,7 @@ from core.examples import iter_examples, must_fit
 from core.holding import Holding
 from core.logs import configure_logs
 from core.models import BaseModelRow, File
+from core.plan_models import TokenCount
 from core.render import Renderer
 from core.sample_prompts import check_prompts
 from core.settings import Settings, load_settings
@@ -60,6 +62,7 @@ class Preparer:
         self._holder = self._take_name()
         with self._database.begin() as session:
             losses.end_claims_of(session, self._holder)
+            token_lengths.end_claims_of(session, self._holder)
         self._renderers: OrderedDict[tuple[str, str, str], Renderer] = OrderedDict()
 
     def _take_name(self) -> str:
@@ -77,15 +80,63 @@ class Preparer:
         raise AssertionError("itertools.count does not end")
 
     def look(self) -> None:
-        """Prepare bases that are being added, then jobs, until there is nothing left."""
+        """Prepare bases that are being added, then files to be counted and jobs in turn, until nothing is left."""
         catalog.prepare_waiting(self._database, self._storage, self._settings)
         while True:
+            counted = self._count_lengths()
             with self._database.begin() as session:
                 claim = claims.claim_preparation(session, self._holder, self._settings.lease_s)
-            if claim is None:
+            if claim is not None:
+                self._work(claim)
+                self._doorbell.ring_idle()
+            elif not counted:
                 return
-            self._work(claim)
-            self._doorbell.ring_idle()
+
+    def _count_lengths(self) -> bool:
+        """Count one file that a plan asks for. False: there was none."""
+        lease_s = self._settings.lease_s
+        with self._database.begin() as session:
+            row = token_lengths.claim(session, self._holder, lease_s)
+            if row is None:
+                return False
+            file = session.get_one(File, row.file_id)
+            base = session.get_one(BaseModelRow, row.base_model)
+        signal.alarm(TIME_LIMIT_S)
+        try:
+            if base.status != "ready":
+                base = catalog.make_ready(self._database, self._storage, self._settings, base)
+            lengths = self._lengths_of(file, base, row)
+        except Unavailable as error:
+            log.warning("counting_waits", error=error.message)
+            with self._database.begin() as session:
+                token_lengths.give_up(session, row)
+            return True
+        except AttuneError as error:
+            with self._database.begin() as session:
+                token_lengths.failed(session, row, base.revision, error)
+            return True
+        finally:
+            signal.alarm(0)
+        with self._database.begin() as session:
+            token_lengths.counted(session, row, base.revision, lengths)
+        return True
+
+    def _lengths_of(self, file: File, base: BaseModelRow, row: TokenCount) -> token_lengths.Lengths:
+        """Render every example as the trainer will, renewing the claim on the way."""
+        renderer = self._renderer(base, datetime.datetime.now(datetime.UTC).date().isoformat())
+        counter, method = token_lengths.LengthCounter(), Method(row.method)
+        renewed_at = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="count-") as scratch:
+            path = Path(scratch) / "examples"
+            self._storage.fetch(file.storage_key, path, file.sha256)
+            for line, example in iter_examples(path):
+                must_fit(example, method, line)
+                counter.add(line, renderer.render_example(example, line))
+                if time.monotonic() - renewed_at > self._settings.beat_s:
+                    renewed_at = time.monotonic()
+                    with self._database.begin() as session:
+                        token_lengths.renew(session, row, self._settings.lease_s)
+        return counter.lengths()
 
     def _work(self, claim: Claim) -> None:
         settings = self._settings
@@ -130,18 +181,7 @@ class Preparer:
                 validation = self._count(inputs.validation, renderer, Path(scratch), "validation_file", spec, shape)
         resolved, reasons = plan.resolve(spec.hyperparameters, training, validation, shape, spec.method)
         check_prompts(renderer, resolved.sample_prompts, shape.context)
-        memory = plan.memory(resolved, shape, longest_tokens=training.longest_tokens)
-        summary = {
-            "training_examples": training.examples,
-            "training_tokens": training.tokens,
-            "supervised_tokens": training.supervised_tokens,
-            "longest_example_tokens": training.longest_tokens,
-            "dropped_examples": len(training.dropped_lines),
-            "truncated_examples": len(training.truncated_lines),
-            "total_steps": resolved.total_steps,
-            "trainable_parameters": plan.trainable_parameters(shape, resolved.lora),
-            "memory_bytes": memory,
-        }
+        summary = dry_run.summary(resolved, shape, training)
         holding.settle()
         with self._database.begin() as session:
             claims.prepared(
@@ -150,7 +190,7 @@ class Preparer:
                 resolved=resolved,
                 reasons=reasons,
                 plan=summary,
-                required_bytes=sum(memory.values()),
+                required_bytes=sum(summary["memory_bytes"].values()),
                 template_date=date,
                 warnings=_told(training, validation, resolved.max_example_tokens),
             )

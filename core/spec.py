@@ -192,6 +192,7 @@ class Execution(Frozen):
     precision: Literal["bfloat16", "float32"]  # of the base's compute
     micro_tokens: int = Field(ge=8)  # token budget of one packed micro-step
     threads: int = Field(ge=1)  # CPU threads of the engine
+    checkpointing: bool = False  # activations are recomputed in the backward pass, layer by layer
 
 
 class ShownHyperparameters(Frozen):

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,6 +38,7 @@ from core.spec import Execution
 from worker.engine.adapter import JsonValue, write_adapter
 from worker.engine.data import Batches, Dataset, probe_segments
 from worker.engine.early_stopping import EarlyStopping
+from worker.engine.fitting import longest_unit, next_rung, try_pack, worst_pack
 from worker.engine.full import FullWeights, full_pack_loss, stored_dtype
 from worker.engine.lora import LoraModules
 from worker.engine.loss import Head, Mean, Rewards, mean_loss, pack_loss
@@ -52,6 +54,7 @@ from worker.engine.optimizer import (
 from worker.engine.pack import Pack, Segment, pack_micro_steps
 from worker.engine.preference import Preference, pairs_of, preferred_tokens
 from worker.engine.randomness import random_states, restore_random_states
+from worker.engine.recompute import Recomputed
 from worker.engine.samples import Sampler
 from worker.engine.snapshot import (
     Identity,
@@ -118,6 +121,7 @@ class Run:
         self.device = resolve_device(task.device)
         self.model = model
         self.head = Head(model)
+        self.recomputed = Recomputed(model)
         self.modules = modules
         self.preference = preference  # of the method dpo
         self.parameters = modules.parameters()
@@ -148,6 +152,7 @@ class Run:
             self.snapshot_step = self.progress.step
             self._warn_of_differences(snapshot)
         prune(self.folder.snapshots, self.task.keep_snapshots)
+        self._prove_plan()
         trainable = sum(parameter.numel() for parameter in self.parameters)
         added = 0 if isinstance(self.modules, FullWeights) else trainable
         started = Started(
@@ -168,6 +173,26 @@ class Run:
             f"{self.resolved.total_steps}, {len(self.training)} examples, {self.training.tokens} tokens, "
             f"{trainable} trainable parameters, {self.execution}"
         )
+
+    def _prove_plan(self) -> None:
+        """Run the worst pack once. Where memory is not enough, go down the ladder, whose every rung keeps the
+        mathematics the same; raises what the last rung did."""
+        units = self._units([one for i in range(len(self.training)) for one in self.training.segments(i)])
+        while True:
+            self.recomputed.switch(self.execution.checkpointing)
+            worst = worst_pack(units, self.execution.micro_tokens, self.resolved.batch_size)
+            failure = try_pack(partial(self._backward_once, worst), self.parameters, self.optimizer)
+            if failure is None:
+                return
+            lower = next_rung(self.execution, longest_unit(units))
+            if lower is None:
+                raise failure
+            self.execution = lower.execution
+            _log(lower.message)
+            self.report(Message(level="warn", message=lower.message, data=lower.data))
+
+    def _backward_once(self, segments: list[Segment]) -> None:
+        self._score(segments, 1.0)[0].backward()
 
     def _warn_of_differences(self, snapshot: Snapshot) -> None:
         manifest, versions = snapshot.manifest, library_versions()
@@ -259,28 +284,21 @@ class Run:
     def _backward(self, segments: list[Segment], weight: int, number: int) -> _Learnt:
         """Accumulate the step's gradients."""
         self.modules.training(True)
-        # What has to be in one pack: a pair's loss needs both of its sequences
-        units = pairs_of(segments) if self.preference else [[segment] for segment in segments]
+        units = self._units(segments)
         lengths = [sum(len(segment.token_ids) for segment in unit) for unit in units]
         micro_steps = pack_micro_steps(lengths, self.execution.micro_tokens)
         losses: list[torch.Tensor] = []
-        counts: list[torch.Tensor] = []  # each [3]: tokens guessed right, pairs won, their margins
+        counts: list[torch.Tensor] = []
         for micro in micro_steps:
-            pack = Pack.of([segment for i in micro for segment in units[i]], self.device)
-            if self.preference is None:
-                loss, right = self.pack_loss(self.model, self.head, pack, 1.0 / weight)
-                won = margin = loss.new_zeros(())
-            else:
-                scores = self.preference.score(pack, 1.0 / weight)
-                loss, right, won, margin = scores.loss, scores.right, scores.won, scores.margin
+            loss, sums = self._score([segment for i in micro for segment in units[i]], 1.0 / weight)
             loss.backward()
             losses.append(loss.detach())
-            counts.append(torch.stack([right.float(), won.float(), margin.float()]))
+            counts.append(sums)
         norm = clip_gradients(self.parameters, self.resolved.max_grad_norm)
         self.modules.training(False)
         # One transfer for all numbers of the step: each would wait for the device by itself
-        sums = torch.stack(counts).sum(0)
-        *parts, right_sum, won_sum, margin_sum, norm_value = torch.stack([*losses, *sums, norm]).tolist()
+        summed = torch.stack(counts).sum(0)
+        *parts, right_sum, won_sum, margin_sum, norm_value = torch.stack([*losses, *summed, norm]).tolist()
         if not all(math.isfinite(value) for value in (*parts, norm_value)):
             faulty = [
                 units[i][0].line
@@ -294,6 +312,21 @@ class Run:
             return _Learnt(sum(parts), right_sum / weight, norm_value, None)
         rewards = Rewards(won_sum / weight, margin_sum / weight)
         return _Learnt(sum(parts), right_sum / preferred_tokens(segments), norm_value, rewards)
+
+    def _units(self, segments: list[Segment]) -> list[list[Segment]]:
+        """What has to be in one pack: a pair's loss needs both of its sequences."""
+        return pairs_of(segments) if self.preference else [[segment] for segment in segments]
+
+    def _score(self, segments: list[Segment], factor: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """(one pack's share of the loss, [3]: tokens guessed right, pairs won, their margins)"""
+        pack = Pack.of(segments, self.device)
+        if self.preference is None:
+            loss, right = self.pack_loss(self.model, self.head, pack, factor)
+            won = margin = loss.new_zeros(())
+        else:
+            scores = self.preference.score(pack, factor)
+            loss, right, won, margin = scores.loss, scores.right, scores.won, scores.margin
+        return loss, torch.stack([right.float(), won.float(), margin.float()])
 
     def _validate(self, step: int) -> tuple[Mean | None, Mean | None]:
         """(a look at the fixed subset, the whole file), each where it falls on this step."""
