@@ -30,6 +30,7 @@ _ADVICE = {
     "optimizer": "lower the rank",
     "activations": "lower max_example_tokens",
     "head": "lower max_example_tokens",
+    "saving": "lower the rank",
     "runtime": "take a worker with more memory",
 }
 
@@ -153,7 +154,7 @@ def _plan(
     )  # fmt: skip
     starts = first.starts_in_s if first else None
     takes = first.takes_s if first else None
-    epochs = resolved.total_steps * resolved.batch_size / data.examples
+    epochs = plan.passes(resolved, data)
     trainable = trainable_parameters(shape, resolved.lora)
     is_full = resolved.training is Training.FULL
     total = shape.parameters + (0 if is_full else trainable)
@@ -167,8 +168,8 @@ def _plan(
         hyperparameters=resolved,
         reasons=reasons,
         total_steps=resolved.total_steps,
-        trained_tokens=round(data.tokens * min(epochs, resolved.n_epochs)),
-        supervised_tokens=round(data.supervised_tokens * min(epochs, resolved.n_epochs)),
+        trained_tokens=round(data.tokens * epochs),
+        supervised_tokens=round(data.supervised_tokens * epochs),
         trainable_parameters=trainable,
         total_parameters=total,
         trainable_share=round(trainable / total, 6),

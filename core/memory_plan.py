@@ -22,9 +22,9 @@ CPU_SHARE, CUDA_SHARE = 0.5, 0.85  # of the device's memory that a run may plan 
 LOGITS_ELEMENTS = 1 << 26  # of one chunk of the loss
 RUNTIME_BYTES = 512 * 1024**2  # the program and its libraries, before any model
 CPU_RUNTIME_BYTES = 150 * 1024**2  # above an idle engine: the architecture's code, kernels made on first use
-# What glibc's heap takes for the tensors of a step: between those that stay it keeps holes of those that went.
-# Measured at 1.33 to 1.5 of the tensors' own bytes, growing with their number. CUDA's allocator is given segments.
-CPU_HEAP, GPU_HEAP = 1.4, 1.1
+# What an allocator takes for the tensors of a step: between those that stay it keeps holes of those that went. The
+# CPU's is measured (`make bench-plan`, glibc); the GPU's is not, and stands for the rounding of its segments.
+CPU_HEAP, GPU_HEAP = 1.44, 1.1
 FLOAT32 = 4
 
 
@@ -77,7 +77,8 @@ def memory(
         "gradients": trainable * FLOAT32,
         "optimizer": 2 * trainable * FLOAT32,  # Adam's moments
         "activations": int(heap * _activations(resolved, shape, tokens, element, recomputes, on_gpu)),
-        "head": int(heap * _head(shape, tokens * share, element)),
+        "head": int(_head(shape, tokens * share, element)),
+        "saving": 0 if on_gpu else 3 * trainable * FLOAT32,  # a snapshot's bytes: weights and moments once more
         "runtime": RUNTIME_BYTES if on_gpu else CPU_RUNTIME_BYTES,
     }
 
@@ -89,6 +90,9 @@ def _activations(
     input, and one layer at a time all the rest."""
     layer = tokens * _layer_bytes(resolved, shape, element, on_gpu)
     kept = shape.layers * tokens * shape.hidden * element + layer if recomputes else shape.layers * layer
+    if resolved.lora is not None and element < FLOAT32:
+        factors = trainable_parameters(shape, resolved.lora) * element  # A and B as they are multiplied with
+        kept += factors / shape.layers if recomputes else factors
     widest = max(inward * outward for inward, outward in shape.linears().values())
     return kept + (widest * element if resolved.quantization is not Quantization.NONE else 0)
 
@@ -98,10 +102,9 @@ def _layer_bytes(resolved: Resolved, shape: ModelShape, element: int, on_gpu: bo
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     # Both norms keep their input in float32 and give their output to the linears
     norms = 2 * shape.hidden * (FLOAT32 + element)
-    if on_gpu:
-        attention = element * (2 * query + 2 * key)  # q, k, v and the output, which the next linear shares
-    else:
-        attention = FLOAT32 * 4 * query + element * query  # in float32, keys and values repeated for every head
+    # On a GPU q, k, v and the output, which the next linear shares; on a CPU the four in float32, with keys and
+    # values repeated for every head, and that linear's input
+    attention = element * (2 * query + 2 * key) if on_gpu else FLOAT32 * 4 * query + element * query
     feed_forward = 4 * shape.ffn * element  # gate, its activation, up, and their product
     adapted = 0.0
     if resolved.lora is not None:

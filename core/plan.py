@@ -33,6 +33,7 @@ __all__ = [
     "ModelShape",
     "base_learning_rate",
     "memory",
+    "passes",
     "resolve",
     "shape_of",
     "trainable_parameters",
@@ -125,6 +126,11 @@ def base_learning_rate(
     rate = next((rate for below, rate in _RATES if shape.parameters < below), _LARGE_RATE)
     share = _DPO_SHARE if method is Method.DPO else _FULL_SHARE if training is Training.FULL else 1.0
     return rate * share
+
+
+def passes(resolved: Resolved, data: DataCounts) -> float:
+    """Over the training file; the last step of each may be short."""
+    return resolved.total_steps / math.ceil(data.examples / resolved.batch_size)
 
 
 def longest_allowed(hyper: Hyperparameters, shape: ModelShape) -> int:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from core.db import db_now
 from core.model_shape import ModelShape, shape_of, trainable_parameters
 from core.models import BaseModelRow, Job, JobStatus, Worker
-from core.plan import DataCounts
+from core.plan import DataCounts, passes
 from core.plan_models import Throughput
 from core.spec import LoraSettings, Resolved, Training
 
@@ -63,7 +63,7 @@ class Rates:
 
 def seconds(resolved: Resolved, training: DataCounts, validation: DataCounts | None, rate: Rate) -> float:
     """Of training and validation; loading the base and publishing come to it."""
-    epochs = resolved.total_steps * resolved.batch_size / training.examples
+    epochs = passes(resolved, training)
     tokens = training.tokens * epochs
     if validation is not None:
         looks = resolved.total_steps // resolved.validation_every_steps
@@ -79,9 +79,10 @@ class Queue:
     def __init__(self, session: Session, workers: Sequence[Worker], rates: Rates, priority: int) -> None:
         now = session.scalar(select(db_now())) or 0.0
         self.now = float(now)
-        ends = dict(
-            session.execute(select(Job.worker_id, Job.estimated_finish).where(Job.status == JobStatus.RUNNING)).tuples()
-        )
+        running = session.execute(
+            select(Job.worker_id, Job.estimated_finish).where(Job.status == JobStatus.RUNNING)
+        ).all()
+        ends = {row.worker_id: row.estimated_finish for row in running}
         # None: busy, and nobody can say until when
         self.free_in_s: dict[str, float | None] = {
             worker.id: 0.0 if worker.id not in ends else _left(ends[worker.id], self.now) for worker in workers

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.db import db_now
@@ -165,7 +165,7 @@ def end_claims_of(session: Session, holder: str) -> None:
     )
 
 
-def _same(row: TokenCount) -> list[object]:
+def _same(row: TokenCount) -> list[ColumnElement[bool]]:
     return [
         TokenCount.file_id == row.file_id,
         TokenCount.base_model == row.base_model,

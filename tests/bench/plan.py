@@ -150,7 +150,7 @@ def _write_task(work: WorkFolder, one: Configuration, base: Path) -> tuple[Resol
         seed=1,
         execution=execution,
         template_date="2026-01-01",
-        snapshot_interval_s=3600.0,
+        snapshot_interval_s=0.0,
         device="cpu",
     )
     work.task.write_text(task.model_dump_json())
