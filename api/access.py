@@ -88,6 +88,7 @@ DEMANDS: dict[str, Scopes] = {
     "GET /v1/attune/aliases/{alias:path}": LOOK,
     "POST /v1/attune/aliases/{alias:path}": WRITE,
     "DELETE /v1/attune/aliases/{alias:path}": WRITE,
+    "POST /v1/attune/plans": READ,
     "GET /v1/attune/models/{model:path}/download": READ,
     "GET /v1/attune/models/{model:path}/files/{path:path}": READ,
     "GET /v1/attune/keys": ADMIN,

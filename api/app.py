@@ -25,6 +25,7 @@ from api import (
     openapi,
     operators,
     permissions,
+    plans,
     quotas,
     stored_completions,
     stream,
@@ -86,7 +87,22 @@ def create_app(settings: Settings, *, with_background: bool = True, pace: Pace |
     )
     errors.install(app)
     openapi.install(app)
-    routed = (health, files, uploads, jobs, stream, permissions, models, chat, graders, attune, keys, audit, operators)
+    routed = (
+        health,
+        files,
+        uploads,
+        jobs,
+        stream,
+        permissions,
+        models,
+        chat,
+        graders,
+        attune,
+        plans,
+        keys,
+        audit,
+        operators,
+    )
     for module in (*routed, batches, quotas, webhooks, aliases, stored_completions):
         app.include_router(module.router)
     app.include_router(docs.router)

@@ -34,6 +34,7 @@ from core.models import (
     WebhookEndpoint,
     WebhookEvent,
 )
+from core.plan_models import TokenCount
 from core.projects import DEFAULT
 from core.storage import Storage
 
@@ -75,6 +76,7 @@ def erase_project(database: Database, storage: Storage, project_id: str) -> int:
         for table in (
             Creation,
             ModelAlias,
+            TokenCount,
             WebhookDelivery,
             WebhookEndpoint,
             WebhookEvent,

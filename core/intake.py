@@ -17,7 +17,7 @@ from core import aliases, catalog, files, jobs, plan, projects, published, quota
 from core.choices import check_choices
 from core.errors import AttuneError
 from core.jobs import Placement
-from core.models import BaseModelRow, Job, Model
+from core.models import BaseModelRow, File, Job, Model
 from core.spec import MAX_LEARNING_RATE, MAX_SEED, Hyperparameters, JobSpec, LoraSettings, Method, Resolved, Training
 
 
@@ -38,24 +38,22 @@ class Wanted:
     warnings: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What a request comes to after every check that rows allow."""
+
+    base: BaseModelRow
+    start: Model | None
+    training: File
+    validation: File | None
+    hyperparameters: Hyperparameters
+
+
 def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
     """A new job of the project. Raises AttuneError naming the field that stands in the way, or QuotaReached."""
     project = projects.lock(session, project_id)
-    model = aliases.resolve(session, project_id, wanted.model)
-    start = published.find(session, project_id, model, lock=True)
-    base = catalog.find(session, start.base_model if start else model)
-    if base.status == "error":
-        raise AttuneError(
-            f"The base model '{base.id}' cannot be used: {base.error}", code="base_model_unusable", param="model"
-        )
-    files.for_job(session, project_id, wanted.training_file, "training_file", wanted.method)
-    if wanted.validation_file is not None:
-        files.for_job(session, project_id, wanted.validation_file, "validation_file", wanted.method)
-    hyperparameters = wanted.hyperparameters
-    check_choices(hyperparameters, wanted.method, has_validation=wanted.validation_file is not None)
-    if start is not None:
-        hyperparameters = _continued(session, start, hyperparameters)
-    _check_learning_rate(base, hyperparameters, wanted.method)
+    checked = check(session, project_id, wanted)
+    base, start = checked.base, checked.start
     quotas.check_jobs(session, project)
     quotas.check_bytes(session, project)
     warnings = list(wanted.warnings)
@@ -67,14 +65,14 @@ def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
         training_file=wanted.training_file,
         validation_file=wanted.validation_file,
         method=wanted.method,
-        hyperparameters=hyperparameters,
+        hyperparameters=checked.hyperparameters,
         seed=secrets.randbelow(MAX_SEED + 1) if wanted.seed is None else wanted.seed,
     )
     job = jobs.create(
         session,
         project_id=project_id,
         spec=spec,
-        model=model,
+        model=start.id if start else base.id,  # what an alias may have stood for
         suffix=wanted.suffix,
         request=wanted.request,
         metadata=wanted.metadata,
@@ -84,6 +82,35 @@ def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
     session.flush()
     session.refresh(job)  # with what the database filled in
     return job
+
+
+def check(session: Session, project_id: str, wanted: Wanted) -> Checked:
+    """Raises AttuneError naming the field that stands in the way. Quotas are for who makes a job."""
+    base, start, hyperparameters = check_model(session, project_id, wanted)
+    training = files.for_job(session, project_id, wanted.training_file, "training_file", wanted.method)
+    validation = None
+    if wanted.validation_file is not None:
+        validation = files.for_job(session, project_id, wanted.validation_file, "validation_file", wanted.method)
+    return Checked(base, start, training, validation, hyperparameters)
+
+
+def check_model(
+    session: Session, project_id: str, wanted: Wanted
+) -> tuple[BaseModelRow, Model | None, Hyperparameters]:
+    """(the base, the model that training continues from, the choices that follow)"""
+    model = aliases.resolve(session, project_id, wanted.model)
+    start = published.find(session, project_id, model, lock=True)
+    base = catalog.find(session, start.base_model if start else model)
+    if base.status == "error":
+        raise AttuneError(
+            f"The base model '{base.id}' cannot be used: {base.error}", code="base_model_unusable", param="model"
+        )
+    hyperparameters = wanted.hyperparameters
+    check_choices(hyperparameters, wanted.method, has_validation=wanted.validation_file is not None)
+    if start is not None:
+        hyperparameters = _continued(session, start, hyperparameters)
+    _check_learning_rate(base, hyperparameters, wanted.method)
+    return base, start, hyperparameters
 
 
 def _check_learning_rate(base: BaseModelRow, hyper: Hyperparameters, method: Method) -> None:

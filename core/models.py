@@ -303,6 +303,7 @@ class Worker(Base):
     device_name: Mapped[str]
     memory_bytes: Mapped[int]
     labels: Mapped[list[Any]] = mapped_column(default=list)
+    price_per_hour: Mapped[float | None]  # in the operator's own currency
     resident_base: Mapped[str | None]
     job_id: Mapped[str | None]
     state: Mapped[str] = mapped_column(String(16))  # idle, busy, draining

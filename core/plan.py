@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from core import autos
 from core.autos import CHOSEN
 from core.errors import AttuneError, InvalidExample
-from core.model_shape import ModelShape, memory, shape_of, trainable_parameters
+from core.memory_plan import memory
+from core.model_shape import ModelShape, shape_of, trainable_parameters
 from core.spec import (
     MAX_LEARNING_RATE,
     Hyperparameters,
@@ -32,6 +33,7 @@ __all__ = [
     "ModelShape",
     "base_learning_rate",
     "memory",
+    "passes",
     "resolve",
     "shape_of",
     "trainable_parameters",
@@ -124,6 +126,11 @@ def base_learning_rate(
     rate = next((rate for below, rate in _RATES if shape.parameters < below), _LARGE_RATE)
     share = _DPO_SHARE if method is Method.DPO else _FULL_SHARE if training is Training.FULL else 1.0
     return rate * share
+
+
+def passes(resolved: Resolved, data: DataCounts) -> float:
+    """Over the training file; the last step of each may be short."""
+    return resolved.total_steps / math.ceil(data.examples / resolved.batch_size)
 
 
 def longest_allowed(hyper: Hyperparameters, shape: ModelShape) -> int:
@@ -318,11 +325,20 @@ def _learning_rate(
         "1.0 is the rate found right for this size" if hyper.learning_rate_multiplier == "auto" else CHOSEN
     )
     reasons["learning_rate"] = (
-        f"{multiplier:g} times {base:g}, the base rate of a model of {_size(shape.parameters)}"
+        f"{rate:.1e}: {multiplier:g} times {base:g}, {_source_of_rate(shape)}"
         + (", a tenth of what supervised training takes" if method is Method.DPO else "")
         + (", a tenth of what LoRA takes" if is_full else "")
     )
     return multiplier, rate
+
+
+def _source_of_rate(shape: ModelShape) -> str:
+    size = _size(shape.parameters)
+    if shape.parameters >= 20_000_000_000:
+        return f"QLoRA's value for 33 B and more, at {size}"
+    if shape.parameters >= 5_000_000_000:
+        return f"QLoRA's value for up to 13 B, at {size}"
+    return f"about ten times what full training takes at {size} (LoRA Without Regret)"
 
 
 def _lora(hyper: Hyperparameters, data: DataCounts, shape: ModelShape, reasons: dict[str, str]) -> LoraSettings:

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from collections import OrderedDict
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +25,19 @@ from types import FrameType
 
 import structlog
 
-from core import batch_claims, batch_finish, batch_input, catalog, claims, crash_points, job_files, losses, plan
+from core import (
+    batch_claims,
+    batch_finish,
+    batch_input,
+    catalog,
+    claims,
+    crash_points,
+    dry_run,
+    job_files,
+    losses,
+    plan,
+    token_lengths,
+)
 from core.batch_claims import BatchClaim
 from core.batch_models import BatchStatus
 from core.claims import Claim
@@ -35,6 +48,7 @@ from core.examples import iter_examples, must_fit
 from core.holding import Holding
 from core.logs import configure_logs
 from core.models import BaseModelRow, File
+from core.plan_models import TokenCount
 from core.render import Renderer
 from core.sample_prompts import check_prompts
 from core.settings import Settings, load_settings
@@ -65,6 +79,7 @@ class Preparer:
         with self._database.begin() as session:
             losses.end_claims_of(session, self._holder)
             batch_claims.end_claims_of(session, self._holder)
+            token_lengths.end_claims_of(session, self._holder)
         self._renderers: OrderedDict[tuple[str, str, str], Renderer] = OrderedDict()
 
     def _take_name(self) -> str:
@@ -82,20 +97,68 @@ class Preparer:
         raise AssertionError("itertools.count does not end")
 
     def look(self) -> None:
-        """Prepare bases that are being added, then batches and jobs in turn, until there is nothing left."""
+        """Prepare bases that are being added, then count files for plans, and take batches and jobs in turn."""
         catalog.prepare_waiting(self._database, self._storage, self._settings)
         while True:
+            counted = self._count_lengths()
             with self._database.begin() as session:
                 batch = batch_claims.claim_early(session, self._holder, self._settings.lease_s)
                 claim = claims.claim_preparation(session, self._holder, self._settings.lease_s)
-            if batch is None and claim is None:
-                return
             if batch is not None:
                 self._work_batch(batch)
             if claim is not None:
                 crash_points.here("prepare.claimed")
                 self._work(claim)
-            self._doorbell.ring_idle()
+            if batch is not None or claim is not None:
+                self._doorbell.ring_idle()
+            elif not counted:
+                return
+
+    def _count_lengths(self) -> bool:
+        """Count one file that a plan asks for. False: there was none."""
+        lease_s = self._settings.lease_s
+        with self._database.begin() as session:
+            row = token_lengths.claim(session, self._holder, lease_s)
+            if row is None:
+                return False
+            file = session.get_one(File, row.file_id)
+            base = session.get_one(BaseModelRow, row.base_model)
+        signal.alarm(TIME_LIMIT_S)
+        try:
+            if base.status != "ready":
+                base = catalog.make_ready(self._database, self._storage, self._settings, base)
+            lengths = self._lengths_of(file, base, row)
+        except Unavailable as error:
+            log.warning("counting_waits", error=error.message)
+            with self._database.begin() as session:
+                token_lengths.give_up(session, row)
+            return True
+        except AttuneError as error:
+            with self._database.begin() as session:
+                token_lengths.failed(session, row, base.revision, error)
+            return True
+        finally:
+            signal.alarm(0)
+        with self._database.begin() as session:
+            token_lengths.counted(session, row, base.revision, lengths)
+        return True
+
+    def _lengths_of(self, file: File, base: BaseModelRow, row: TokenCount) -> token_lengths.Lengths:
+        """Render every example as the trainer will, renewing the claim on the way."""
+        renderer = self._renderer(base, datetime.datetime.now(datetime.UTC).date().isoformat())
+        counter, method = token_lengths.LengthCounter(), Method(row.method)
+        renewed_at = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="count-") as scratch:
+            path = Path(scratch) / "examples"
+            self._storage.fetch(file.storage_key, path, file.sha256)
+            for line, example in iter_examples(path):
+                must_fit(example, method, line)
+                counter.add(line, renderer.render_example(example, line))
+                if time.monotonic() - renewed_at > self._settings.beat_s:
+                    renewed_at = time.monotonic()
+                    with self._database.begin() as session:
+                        token_lengths.renew(session, row, self._settings.lease_s)
+        return counter.lengths()
 
     def _work_batch(self, claim: BatchClaim) -> None:
         settings = self._settings
@@ -178,18 +241,7 @@ class Preparer:
                 validation = self._count(inputs.validation, renderer, Path(scratch), "validation_file", spec, shape)
         resolved, reasons = plan.resolve(spec.hyperparameters, training, validation, shape, spec.method)
         check_prompts(renderer, resolved.sample_prompts, shape.context)
-        memory = plan.memory(resolved, shape, longest_tokens=training.longest_tokens)
-        summary = {
-            "training_examples": training.examples,
-            "training_tokens": training.tokens,
-            "supervised_tokens": training.supervised_tokens,
-            "longest_example_tokens": training.longest_tokens,
-            "dropped_examples": len(training.dropped_lines),
-            "truncated_examples": len(training.truncated_lines),
-            "total_steps": resolved.total_steps,
-            "trainable_parameters": plan.trainable_parameters(shape, resolved.lora),
-            "memory_bytes": memory,
-        }
+        summary = dry_run.summary(resolved, shape, training)
         crash_points.here("prepare.counted")
         holding.settle()
         with self._database.begin() as session:
@@ -199,7 +251,7 @@ class Preparer:
                 resolved=resolved,
                 reasons=reasons,
                 plan=summary,
-                required_bytes=sum(memory.values()),
+                required_bytes=sum(summary["memory_bytes"].values()),
                 template_date=date,
                 warnings=_told(training, validation, plan.longest_allowed(spec.hyperparameters, shape)),
             )

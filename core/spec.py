@@ -205,6 +205,7 @@ class Execution(Frozen):
     micro_tokens: int = Field(ge=8)  # token budget of one packed micro-step
     threads: int = Field(ge=1)  # CPU threads of the engine
     dequantised: bool = False  # 4-bit weights are turned into `precision` once and kept so; the numbers are the same
+    checkpointing: bool = False  # activations are recomputed in the backward pass, layer by layer
 
 
 class ShownHyperparameters(Frozen):

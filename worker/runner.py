@@ -121,6 +121,7 @@ class Runner:
             device_name=ready.device_name,
             memory_bytes=memory,
             labels=list(labels),
+            price_per_hour=self._settings.price_per_hour,
             state="idle",
             versions={"attune": version("attune"), **ready.versions},
         )

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.dry_run import workload_of
 from core.errors import AttuneError, InvalidExample
 from core.jsonl import Json
-from core.model_shape import NF4_BYTES
+from core.memory_plan import NF4_BYTES, Workload, choose
 from core.plan import (
     Counter,
     DataCounts,
@@ -121,23 +122,39 @@ def test_memory_by_part() -> None:
     resolved, _ = resolve(Hyperparameters(), DATA, None, SHAPE)
     parts = memory(resolved, SHAPE)
     assert math.isclose(NF4_BYTES * 8, 4.127, abs_tol=0.0005)  # bits a weight: QLoRA, section 3
-    assert parts["base_linears"] == int(32 * 218_103_808 * NF4_BYTES)
-    assert parts["base_embeddings"] == 2 * (2 * 128256 * 4096 + 65 * 4096)
-    assert parts["adapter_and_optimizer"] == 16 * 41_943_040
-    assert all(size > 0 for size in parts.values())
+    assert parts["weights"] == int(32 * 218_103_808 * NF4_BYTES) + 2 * (2 * 128256 * 4096 + 65 * 4096)
+    assert parts["adapter"] == parts["gradients"] == parts["optimizer"] // 2 == 4 * 41_943_040
+    assert all(size > 0 for name, size in parts.items() if name != "saving")
 
     sixteen, _ = resolve(Hyperparameters(quantization=Quantization.NONE), DATA, None, SHAPE)
-    in_16_bit = memory(sixteen, SHAPE)
-    assert in_16_bit["base_linears"] + in_16_bit["base_embeddings"] == 2 * 8_030_261_248
-    assert in_16_bit["dequantized_layer"] == 0
+    assert memory(sixteen, SHAPE)["weights"] == 2 * 8_030_261_248
 
     small = Execution(precision="bfloat16", micro_tokens=512, threads=1)
-    wide = Execution(precision="float32", micro_tokens=4096, threads=1)
-    # A micro-step holds the longest example at least
-    assert (
-        memory(resolved, SHAPE, small)["activations"] * 4096 * 2 == memory(resolved, SHAPE, wide)["activations"] * 900
-    )
-    assert memory(resolved, SHAPE, small, longest_tokens=100)["activations"] < parts["activations"]
+    wide = small.model_copy(update={"micro_tokens": 4096})
+    recomputed = wide.model_copy(update={"checkpointing": True})
+    # A micro-step holds the longest example at least, and no more than a step has
+    assert memory(resolved, SHAPE, small)["head"] * 4096 >= memory(resolved, SHAPE, wide)["head"] * 900
+    assert memory(resolved, SHAPE, small, Workload(100))["activations"] < parts["activations"]
+    few = memory(resolved, SHAPE, wide, Workload(100, step_tokens=512))
+    assert few["activations"] == memory(resolved, SHAPE, small, Workload(100))["activations"]
+    assert memory(resolved, SHAPE, recomputed)["activations"] * 5 < memory(resolved, SHAPE, wide)["activations"]
+
+
+def test_the_most_tokens_that_fit_are_chosen_and_recomputation_only_where_nothing_else_fits() -> None:
+    resolved, _ = resolve(Hyperparameters(), DATA, None, SHAPE)
+    first = Execution(precision="bfloat16", micro_tokens=1024, threads=1)
+
+    def chosen(room_gib: float) -> tuple[int, bool]:
+        found = choose(resolved, SHAPE, Workload(900), first, most_tokens=16384, room_bytes=room_gib * 1024**3,
+                       on_gpu=True)  # fmt: skip
+        return found.micro_tokens, found.checkpointing
+
+    assert chosen(1000) == (16384, False)
+    assert chosen(24)[0] < 16384
+    assert not chosen(24)[1]
+    needed = sum(memory(resolved, SHAPE, first, Workload(900)).values()) / 1024**3
+    assert chosen(needed) == (1024, False)
+    assert chosen(needed - 0.5)[1]
 
 
 def test_learning_rates_fall_with_size() -> None:
@@ -307,6 +324,6 @@ def test_the_autos_of_preferences() -> None:
     assert (chosen.beta, chosen.n_epochs, why["beta"]) == (2.0, 5, "as you chose")
     # Both sequences of a pair are in one micro-step
     longest = resolved.max_example_tokens * 2
-    assert memory(resolved, SHAPE, longest_tokens=longest)["activations"] == pytest.approx(
-        2 * memory(supervised, SHAPE, longest_tokens=longest)["activations"]
-    )
+    pair, single = workload_of(resolved, counts(50)), workload_of(supervised, counts(50))
+    assert pair.longest_tokens == 2 * single.longest_tokens
+    assert memory(resolved, SHAPE, workload=Workload(2 * longest))["head"] > 0

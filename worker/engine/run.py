@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -35,8 +36,10 @@ from core.protocol import (
 from core.render import Renderer
 from core.spec import Execution
 from worker.engine.adapter import JsonValue
+from worker.engine.checkpointing import Recomputed
 from worker.engine.data import Batches, Dataset, probe_segments
 from worker.engine.early_stopping import EarlyStopping
+from worker.engine.fitting import longest_unit, next_rung, try_pack, worst_pack
 from worker.engine.full import FullWeights, full_pack_loss, stored_dtype
 from worker.engine.lora import LoraModules
 from worker.engine.loss import Head, Mean, Rewards, mean_loss, pack_loss
@@ -120,6 +123,7 @@ class Run:
         self.device = resolve_device(task.device)
         self.model = model
         self.head = Head(model)
+        self.recomputed = Recomputed(model)
         self.modules = modules
         self.preference = preference  # of the method dpo
         self.parameters = modules.parameters()
@@ -153,6 +157,7 @@ class Run:
         self.world.wait()  # until every process has read the snapshot
         if self.world.first:
             prune(self.folder.snapshots, self.task.keep_snapshots)
+        self._prove_plan()
         trainable = sum(parameter.numel() for parameter in self.parameters)
         added = 0 if isinstance(self.modules, FullWeights) else trainable
         started = Started(
@@ -173,6 +178,26 @@ class Run:
             f"{self.resolved.total_steps}, {len(self.training)} examples, {self.training.tokens} tokens, "
             f"{trainable} trainable parameters, {self.execution}"
         )
+
+    def _prove_plan(self) -> None:
+        """Run the worst pack once. Where memory is not enough, go down the ladder, whose every rung keeps the
+        mathematics the same; raises what the last rung did."""
+        units = self._units([one for i in range(len(self.training)) for one in self.training.segments(i)])
+        while True:
+            self.recomputed.switch(self.execution.checkpointing)
+            worst = worst_pack(units, self.execution.micro_tokens, self.resolved.batch_size)
+            failure = try_pack(partial(self._backward_once, worst), self.parameters, self.optimizer)
+            if not any(self.world.gather([failure is not None])):
+                return
+            lower = next_rung(self.execution, longest_unit(units))
+            if lower is None:
+                raise failure or MemoryError("another process of this job has not enough memory")
+            self.execution = lower.execution
+            self._log(lower.message)
+            self.report(Message(level="warn", message=lower.message, data=lower.data))
+
+    def _backward_once(self, segments: list[Segment]) -> None:
+        self._score(segments, 1.0)[0].backward()
 
     def _warn_of_differences(self, snapshot: Snapshot) -> None:
         manifest, versions = snapshot.manifest, library_versions()
@@ -267,31 +292,24 @@ class Run:
         """Accumulate the step's gradients, each process those of its share."""
         self.modules.training(True)
         self.world.seed_step(self.task.seed, number)
-        # What has to be in one pack: a pair's loss needs both of its sequences
-        units = pairs_of(segments) if self.preference else [[segment] for segment in segments]
+        units = self._units(segments)
         lengths = [sum(len(segment.token_ids) for segment in unit) for unit in units]
         own = self.world.share(lengths)
         packed = pack_micro_steps([lengths[i] for i in own], self.execution.micro_tokens)
         micro_steps = [[own[i] for i in micro] for micro in packed]
         losses: list[torch.Tensor] = []
-        counts: list[torch.Tensor] = []  # each [3]: tokens guessed right, pairs won, their margins
+        counts: list[torch.Tensor] = []
         for micro in micro_steps:
-            pack = Pack.of([segment for i in micro for segment in units[i]], self.device)
-            if self.preference is None:
-                loss, right = self.pack_loss(self.model, self.head, pack, 1.0 / weight)
-                won = margin = loss.new_zeros(())
-            else:
-                scores = self.preference.score(pack, 1.0 / weight)
-                loss, right, won, margin = scores.loss, scores.right, scores.won, scores.margin
+            loss, sums = self._score([segment for i in micro for segment in units[i]], 1.0 / weight)
             loss.backward()
             losses.append(loss.detach())
-            counts.append(torch.stack([right.float(), won.float(), margin.float()]))
+            counts.append(sums)
         self.world.sum_gradients(self.parameters)
         norm = clip_gradients(self.parameters, self.resolved.max_grad_norm)
         self.modules.training(False)
         # One transfer for all numbers of the step: each would wait for the device by itself
-        sums = torch.stack([torch.zeros(3, device=self.device), *counts]).sum(0)
-        *parts, own_right, own_won, own_margin, norm_value = torch.stack([*losses, *sums, norm]).tolist()
+        summed = torch.stack([torch.zeros(3, device=self.device), *counts]).sum(0)
+        *parts, own_right, own_won, own_margin, norm_value = torch.stack([*losses, *summed, norm]).tolist()
         loss_sum, right_sum, won_sum, margin_sum = self.world.sum([sum(parts), own_right, own_won, own_margin])
         if not (math.isfinite(loss_sum) and math.isfinite(norm_value)):
             faulty = [
@@ -307,6 +325,21 @@ class Run:
             return _Learnt(loss_sum, right_sum / weight, norm_value, None)
         rewards = Rewards(won_sum / weight, margin_sum / weight)
         return _Learnt(loss_sum, right_sum / preferred_tokens(segments), norm_value, rewards)
+
+    def _units(self, segments: list[Segment]) -> list[list[Segment]]:
+        """What has to be in one pack: a pair's loss needs both of its sequences."""
+        return pairs_of(segments) if self.preference else [[segment] for segment in segments]
+
+    def _score(self, segments: list[Segment], factor: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """(one pack's share of the loss, [3]: tokens guessed right, pairs won, their margins)"""
+        pack = Pack.of(segments, self.device)
+        if self.preference is None:
+            loss, right = self.pack_loss(self.model, self.head, pack, factor)
+            won = margin = loss.new_zeros(())
+        else:
+            scores = self.preference.score(pack, factor)
+            loss, right, won, margin = scores.loss, scores.right, scores.won, scores.margin
+        return loss, torch.stack([right.float(), won.float(), margin.float()])
 
     def _validate(self, step: int) -> tuple[Mean | None, Mean | None]:
         """(a look at the fixed subset, the whole file), each where it falls on this step."""
@@ -407,9 +440,7 @@ class Run:
                 folder=str(self.folder.adapter),
                 trained_tokens=self.progress.trained_tokens,
                 train_loss=self.progress.epoch_nll / max(self.progress.epoch_supervised, 1),
-                metrics=metrics.model_copy(
-                    update={"folder": str(self.folder.adapter), "samples": self._samples()}
-                ),
+                metrics=metrics.model_copy(update={"folder": str(self.folder.adapter), "samples": self._samples()}),
                 steps=last.step,
                 stopped_early=last.step < last.total_steps,
                 final_valid_loss=final.loss,

@@ -175,10 +175,16 @@ def candidates(root: Path, identity: Identity, execution: Execution | None) -> I
             yield Refused(folder, "it is of another task")
         elif snapshot.manifest.data_sha256 != identity.data_sha256:
             yield Refused(folder, "it was made with other training data")
-        elif execution is not None and snapshot.manifest.execution != execution:
+        elif execution is not None and not _continues(snapshot.manifest.execution, execution):
             yield Refused(folder, "it was made with another precision, packing budget or number of threads")
         else:
             yield snapshot
+
+
+def _continues(made: Execution, now: Execution) -> bool:
+    """The same, or with a larger packing budget: an attempt since then went down the ladder for lack of memory."""
+    same = made.model_copy(update={"micro_tokens": now.micro_tokens, "checkpointing": now.checkpointing})
+    return same == now and made.micro_tokens >= now.micro_tokens
 
 
 def _read(folder: Path) -> Snapshot:

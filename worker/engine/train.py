@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from core.errors import AttuneError, InvalidExample
+from core.memory_plan import Workload
 from core.protocol import Message, TrainTask, WorkFolder
 from core.render import Renderer
 from core.spec import Execution, LoraSettings, Method, Resolved
@@ -51,7 +52,9 @@ def train(
     identity = Identity(task_sha256(task), training.sha256)
     snapshot = _newest_fitting(folder, identity, task.execution, report)
     chosen = task.execution or (
-        snapshot.manifest.execution if snapshot else machine.choose(base_folder, task.resolved, task.device, threads)
+        snapshot.manifest.execution
+        if snapshot
+        else machine.choose(base_folder, task.resolved, _workload(training, task.resolved), task.device, threads)
     )
     chosen = world.from_first(chosen)  # cards of one machine may differ
     torch.set_num_threads(chosen.threads)
@@ -75,12 +78,23 @@ def train(
         run = Run(
             task, folder, renderer, training, validation, identity, chosen, model, modules, preference, report, world
         )
-        run.begin(snapshot)
-        run.to_the_end(stop)
+        try:
+            run.begin(snapshot)
+            run.to_the_end(stop)
+        finally:
+            run.recomputed.switch(False)
     finally:
         modules.detach()
         if lora is None:
             resident.drop()  # it is no base any more
+
+
+def _workload(training: Dataset, resolved: Resolved) -> Workload:
+    pair = 2 if resolved.method is Method.DPO else 1
+    return Workload(
+        longest_tokens=pair * training.longest,
+        supervised_share=training.supervised_tokens / training.tokens,
+    )
 
 
 def _validation(folder: WorkFolder, renderer: Renderer, resolved: Resolved) -> Dataset | None:
