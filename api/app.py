@@ -14,6 +14,7 @@ from api import (
     audit,
     chat,
     docs,
+    doctor,
     errors,
     files,
     graders,
@@ -88,7 +89,7 @@ def create_app(settings: Settings, *, with_background: bool = True, pace: Pace |
     errors.install(app)
     openapi.install(app)
     routed = (health, files, uploads, jobs, stream, permissions, models, chat, graders, attune, keys, audit, operators)
-    for module in (*routed, quotas, webhooks):
+    for module in (*routed, quotas, webhooks, doctor):
         app.include_router(module.router)
     app.include_router(docs.router)
     for layer in (Unchanged, Replay, RateLimit):

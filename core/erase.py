@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from core import jobs
 from core.db import Database, db_now
+from core.doctor_models import DoctorTask
 from core.errors import AttuneError, NotFound, Unavailable
 from core.models import (
     TERMINAL,
@@ -68,7 +69,7 @@ def erase_project(database: Database, storage: Storage, project_id: str) -> int:
         session.execute(delete(UploadPart).where(UploadPart.upload_id.in_(its_uploads)))
         its_keys = select(ApiKey.id).where(ApiKey.project_id == project_id)
         session.execute(delete(KeptAnswer).where(KeptAnswer.key_id.in_(its_keys)))
-        for table in (WebhookDelivery, WebhookEndpoint, WebhookEvent, Model, Job, File, Upload, ApiKey):
+        for table in (DoctorTask, WebhookDelivery, WebhookEndpoint, WebhookEvent, Model, Job, File, Upload, ApiKey):
             session.execute(delete(table).where(table.project_id == project_id))
         session.execute(delete(Project).where(Project.id == project_id))
     return removed

@@ -16,6 +16,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
+from core import doctor_models  # noqa: F401  # pyright: ignore[reportUnusedImport]  (its table)
 from core.db import Database, open_database
 from core.grants import take_back
 from core.models import TERMINAL, Base

@@ -25,6 +25,7 @@ import structlog
 from core import catalog, claims, job_files, losses, plan
 from core.claims import Claim
 from core.db import Database, open_database
+from core.doctor_work import Desk
 from core.doorbell import Doorbell
 from core.errors import AttuneError, InvalidExample, Unavailable
 from core.examples import iter_examples, must_fit
@@ -59,6 +60,7 @@ class Preparer:
         with self._database.begin() as session:
             losses.end_claims_of(session, self._holder)
         self._renderers: OrderedDict[tuple[str, str, str], Renderer] = OrderedDict()
+        self.desk = Desk(settings, self._database, self._storage, self._holder)
 
     def _take_name(self) -> str:
         """The first name on this machine that no live child has: whatever it still holds is a dead one's."""
@@ -191,8 +193,10 @@ def main() -> None:
     settings = load_settings()
     configure_logs(settings.log_level)
     preparer = Preparer(settings)
+    preparer.desk.start()
     stdin = sys.stdin.fileno()
     while True:
+        preparer.desk.poke()
         try:
             preparer.look()
         except Unavailable as error:

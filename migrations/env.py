@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
+from core import doctor_models  # noqa: F401  (its table belongs to the metadata)
 from core.models import Base
 
 connection = context.config.attributes["connection"]
