@@ -145,7 +145,7 @@ class _Mending:
             return is_first
 
         known: dict[RepairName, Keep] = {
-            "drop_faulty": lambda line, number: read_line(line, number)[0] is not None,
+            "drop_faulty": self._is_sound,
             "drop_too_long": self._fits,
             "drop_duplicates": is_new,
             "drop_near_duplicates": lambda _, number: number not in self._near,
@@ -154,6 +154,13 @@ class _Mending:
         return {
             name: known[name] for name in self._steps if name in known and (with_near or name != "drop_near_duplicates")
         }
+
+    def _is_sound(self, line: bytes, number: int) -> bool:
+        """It can be trained on; with a base, by its template too."""
+        example, _ = read_line(line, number)
+        if example is None or self._order.base is None:
+            return example is not None
+        return length_of(renderer_of(self._order.base), example) is not None
 
     def _fits(self, line: bytes, number: int) -> bool:
         assert self._order.base is not None

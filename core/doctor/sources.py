@@ -26,6 +26,12 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+# Of two hundred that Python knows, those that tables are saved in
+_ENCODINGS = [
+    "cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "koi8_r", "mac_roman",
+    "shift_jis", "euc_jp", "gb18030", "big5", "euc_kr",
+]  # fmt: skip
+_TELLING_BYTES = 8
 _PACKED = {
     b"\x1f\x8b": "gzip data",
     b"BZh": "bzip2 data",
@@ -164,10 +170,14 @@ def _encoding(path: Path, head: bytes, is_head: bool) -> str:
 
 
 def _guessed(head: bytes) -> str:
-    best = charset_normalizer.from_bytes(head[: 64 * 1024]).best()
-    if best is None:
-        return "latin-1"  # in which every byte means something
-    return "cp1252" if "cp1252" in best.could_be_from_charset else best.encoding
+    """The likeliest encoding; what few characters tell apart is taken for the usual one of the West."""
+    if sum(byte > 127 for byte in head) < _TELLING_BYTES:
+        return "cp1252"
+    found = charset_normalizer.from_bytes(head[: 64 * 1024], cp_isolation=_ENCODINGS)
+    best = found.best()
+    if best is None or "cp1252" in best.could_be_from_charset:
+        return "cp1252"
+    return best.encoding
 
 
 def _text_format(sample: str, filename: str) -> Format:
@@ -176,7 +186,10 @@ def _text_format(sample: str, filename: str) -> Format:
     if start.startswith("["):
         return "json"
     if start.startswith("{"):
-        first = start.partition("\n")[0].rstrip()
+        first, _, rest = start.partition("\n")
+        if ending == "json" and not rest.lstrip().startswith("{"):
+            return "json"
+        first = first.rstrip()
         return "jsonl" if first.endswith("}") or ending in ("jsonl", "ndjson") else "json"
     if ending in ("csv", "tsv"):
         return "tsv" if ending == "tsv" and "\t" in sample else "csv"

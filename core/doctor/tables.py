@@ -262,7 +262,8 @@ def _workbook(source: Source, sheet: str | None) -> Table:
     import python_calamine  # here: only a workbook needs it
 
     try:
-        book = python_calamine.load_workbook(str(source.path))
+        with source.path.open("rb") as file:  # by a path, calamine goes by its ending
+            book = python_calamine.load_workbook(file)
         sheets = list(book.sheet_names)
         if sheet is not None and sheet not in sheets:
             message = f"There is no sheet {sheet[:100]!r}; there are {', '.join(sheets)[:300]}."
