@@ -203,7 +203,7 @@ class _Treatment:
             with self._database.begin() as session:
                 for field, file in received:
                     files.create(session, self._claim.task.project_id, file)
-                    result = {field: file.id, **result}
+                    result = {**result, field: file.id}
                 if not doctor_tasks.succeed(session, self._claim, result):
                     raise AttuneError("The lease is lost.", code="task_lost")
         except Unavailable:
