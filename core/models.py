@@ -168,6 +168,7 @@ class Job(Base):
     spent_s: Mapped[float] = mapped_column(default=0.0)  # training time of ended attempts
     losses: Mapped[int] = mapped_column(Integer, default=0)  # claims lost in a row at `loss_step`
     loss_step: Mapped[int] = mapped_column(Integer, default=-1)
+    attempts_lost: Mapped[int] = mapped_column(Integer, default=0, server_default="0")  # in all, for the operator
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     pause_requested: Mapped[bool] = mapped_column(default=False)
 
@@ -234,7 +235,7 @@ class Model(Base):
     is_checkpoint: Mapped[bool] = mapped_column(default=False)
     step: Mapped[int] = mapped_column(Integer)
     storage_prefix: Mapped[str]
-    files: Mapped[list[Any]]  # [{path, bytes, sha256}] below storage_prefix
+    files: Mapped[list[Any]]  # [{path, bytes, sha256}]; `file_key` says where
     zip_key: Mapped[str]
     zip_bytes: Mapped[int]
     zip_sha256: Mapped[str]
@@ -243,6 +244,14 @@ class Model(Base):
     proof: Mapped[dict[str, Any] | None]
     created_at: Mapped[float] = mapped_column(default=db_now())
     deleted_at: Mapped[float | None]
+
+    def file_key(self, path: str) -> str:
+        return model_file_key(self.storage_prefix, path)
+
+
+def model_file_key(prefix: str, path: str) -> str:
+    """Where in storage the file `path` of an adapter lies; its zip stands beside these."""
+    return f"{prefix}/files/{path}"
 
 
 class Checkpoint(Base):

@@ -9,7 +9,7 @@ from sqlalchemy.dialects import postgresql
 JSON_ = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
 revision = "0009"
-down_revision = "0005"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 

@@ -21,7 +21,7 @@ from api.body import Pace
 from core import claims, first_key, migrate
 from core.claims import Claim, WorkerFacts
 from core.db import Database, open_database
-from core.models import BaseModelRow, Checkpoint, File, Job, Model
+from core.models import BaseModelRow, Checkpoint, File, Job, Model, model_file_key
 from core.settings import Settings
 from core.spec import LoraSettings, Quantization, Resolved
 from core.storage import Storage, open_storage
@@ -173,7 +173,7 @@ class Place:
         contents = {"adapter_config.json": b"{}", "adapter_model.safetensors": bytes(range(256)) * 40}
         files: list[dict[str, Any]] = []
         for path, content in contents.items():
-            stored = self.storage.put_bytes(f"{prefix}/{path}", content)
+            stored = self.storage.put_bytes(model_file_key(prefix, path), content)
             files.append({"path": path, "bytes": stored.bytes, "sha256": stored.sha256})
         zipped = self.storage.put_bytes(f"{prefix}/adapter.zip", b"PK" + bytes(5000))
         model = Model(
