@@ -10,7 +10,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo demo-picture up check format openapi test test-clients fuzz-api faults faults-long bench-service bench-upload bench-plan bench-train bench-gpu clean
+.PHONY: help install install-dev demo demo-picture up check format openapi test test-clients fuzz-api faults faults-long bench-service bench-upload bench-doctor bench-plan bench-train bench-gpu clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ bench-service: $(VENV)/installed-dev ## measure the service; ends in one line of
 
 bench-upload: $(VENV)/installed-dev ## measure a 512 MB upload; ends in one line of JSON
 	$(RUN) -m tests.bench.upload
+
+bench-doctor: $(VENV)/installed-dev ## measure the dataset doctor; ends in one line of JSON
+	$(RUN) -m tests.bench.doctor
 
 bench-plan: $(VENV)/installed-dev ## the plan's memory against the measured; ends in one line of JSON
 	$(RUN) -m tests.bench.plan

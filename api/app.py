@@ -15,6 +15,7 @@ from api import (
     batches,
     chat,
     docs,
+    doctor,
     errors,
     files,
     graders,
@@ -103,7 +104,7 @@ def create_app(settings: Settings, *, with_background: bool = True, pace: Pace |
         audit,
         operators,
     )
-    for module in (*routed, batches, quotas, webhooks, aliases, stored_completions):
+    for module in (*routed, batches, quotas, webhooks, aliases, stored_completions, doctor):
         app.include_router(module.router)
     app.include_router(docs.router)
     for layer in (Unchanged, Replay, RateLimit):

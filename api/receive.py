@@ -17,6 +17,7 @@ from core.examples import Checker, Summary
 from core.files import FINE_TUNE, Received, storage_key
 from core.objects import Stored
 from core.storage import Storage
+from core.streams import Behind
 
 BLOCK_BYTES = 1024 * 1024  # one trip to a thread each
 
@@ -34,10 +35,10 @@ class _Intake:
 
     async def file_bytes(self) -> AsyncIterator[bytes]:
         try:
-            async for block in self._blocks():
-                await to_thread.run_sync(self._check, block)
-                self._refuse_early()
-                yield block
+            async with Behind() as behind:
+                async for block in self._blocks():
+                    await behind.run(self._check, block)
+                    yield block
             self.form.finish()
             await to_thread.run_sync(self._conclude)
         except Exception as error:
@@ -45,17 +46,20 @@ class _Intake:
             raise
 
     async def _blocks(self) -> AsyncIterator[bytes]:
-        block = bytearray()
+        pieces: list[bytes] = []
+        size = 0
         async for data in self._body:
             self.form.feed(data)
             for piece in self.form.take():
-                block += piece
+                pieces.append(piece)
+                size += len(piece)
             self._refuse_early()
-            if len(block) >= BLOCK_BYTES:
-                yield bytes(block)
-                block.clear()
-        if block:
-            yield bytes(block)
+            if size >= BLOCK_BYTES:
+                yield b"".join(pieces)
+                pieces.clear()
+                size = 0
+        if size:
+            yield b"".join(pieces)
 
     def _check(self, block: bytes) -> None:
         if self._fault is None and self.form.fields.get("purpose", FINE_TUNE) == FINE_TUNE:

@@ -14,6 +14,7 @@ from core import batches, jobs
 from core.alias_models import ModelAlias
 from core.batch_models import Batch, BatchPart
 from core.db import Database, db_now
+from core.doctor_models import DoctorTask
 from core.errors import AttuneError, NotFound, Unavailable
 from core.models import (
     TERMINAL,
@@ -77,6 +78,7 @@ def erase_project(database: Database, storage: Storage, project_id: str) -> int:
             Creation,
             ModelAlias,
             TokenCount,
+            DoctorTask,
             WebhookDelivery,
             WebhookEndpoint,
             WebhookEvent,

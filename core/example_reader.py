@@ -20,7 +20,7 @@ class Finding:
     message: str
     line: int
     field: str | None
-    severity: Literal["error", "warning"] = "error"
+    severity: Literal["error", "warning", "hint"] = "error"
 
     def as_dict(self) -> dict[str, str | int | None]:
         return {
@@ -221,7 +221,7 @@ class _Reader:
         if not isinstance(role, str) or role not in ROLES:
             self._error("unknown_role", f"{field}.role", _role_advice(value))
             return None
-        for key in value.keys() - _MESSAGE_KEYS:
+        for key in value.keys() - MESSAGE_KEYS:
             # An API's answer pasted whole carries such keys as null or []
             if value[key] not in (None, []):
                 self._error(
@@ -379,7 +379,8 @@ _ANSWER_KEYS = frozenset((*_PREFERRED, *_NON_PREFERRED))
 _PAIR_KEYS = _ANSWER_KEYS | {"input"}
 _COMPLETION_KEYS = frozenset(("prompt", "completion"))
 _TEXT_KEYS = frozenset(("text",))
-_MESSAGE_KEYS = frozenset(("role", "content", "weight", "tool_calls", "tool_call_id", "name", "reasoning_content"))
+EXAMPLE_KEYS = _CONVERSATION_KEYS | _PAIR_KEYS | _COMPLETION_KEYS | _TEXT_KEYS
+MESSAGE_KEYS = frozenset(("role", "content", "weight", "tool_calls", "tool_call_id", "name", "reasoning_content"))
 
 
 def read_messages(messages: list[Json], tools: Json = None) -> Conversation:

@@ -13,7 +13,7 @@ from core.conversation import Completion, Conversation, Example, Message, Prefer
 from core.errors import InvalidExample
 from core.example_reader import Finding, read_line, read_messages
 from core.jsonl import MAX_LINE_BYTES, LineSplitter
-from core.plain_lines import plain_kind
+from core.plain_lines import plain_block, plain_kind
 from core.spec import Method
 
 __all__ = [
@@ -67,8 +67,17 @@ class Checker:
         self._kinds: set[Kind] = set()
 
     def feed(self, data: bytes) -> None:
-        for number, line in self._splitter.feed(data):
-            self._check(number, line)
+        for block in self._splitter.blocks(data):
+            plain = plain_block(block)
+            if plain is None:
+                for number, line in self._splitter.lines(block):
+                    self._check(number, line)
+            else:
+                kind, count = plain
+                self._splitter.passed(count)
+                self._lines += count
+                self._examples += count
+                self._kinds.add(kind)
 
     def finish(self) -> Summary:
         for number, line in self._splitter.finish():

@@ -22,6 +22,7 @@ _TAKEN_BACK = {
     "audit_log": [("UPDATE", WEB), ("ALL", WORKER)],
     "webhook_endpoints": [("ALL", WORKER)],
     "webhook_deliveries": [("ALL", WORKER)],
+    "doctor_tasks": [("ALL", WORKER)],
     "alembic_version": [(_WRITING, WEB), (_WRITING, WORKER)],
 }
 

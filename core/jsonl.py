@@ -27,6 +27,7 @@ KIND_NAMES: dict[type[object], str] = {
     type(None): "null",
 }
 MAX_LINE_BYTES = 1024 * 1024
+_BLOCK_BYTES = 128 * 1024  # read at once: enough to spare the cost of each line, little enough for the caches
 MAX_DEPTH = 32  # objects and arrays within each other, the line's own object included
 _BOM = b"\xef\xbb\xbf"
 # The first bytes of what people upload by mistake
@@ -88,6 +89,7 @@ class LineSplitter:
 
     def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
         self._max_line_bytes = max_line_bytes
+        self._block_bytes = min(_BLOCK_BYTES, max_line_bytes)
         self._pending = bytearray()  # of a line whose end has not come yet
         self._number = 0
         self._blank: int | None = None  # number of the first blank line since the last one with text
@@ -95,6 +97,12 @@ class LineSplitter:
         self._at_start = True
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        for block in self.blocks(data):
+            yield from self.lines(block)
+
+    def blocks(self, data: bytes) -> Iterator[bytes]:
+        """Whole lines with their line ends, many at once. Each is for `lines`, or for `passed` when its lines were
+        counted otherwise, before the next one is taken."""
         if self._at_start:
             data = bytes(self._pending) + data
             self._pending.clear()
@@ -103,16 +111,35 @@ class LineSplitter:
                 return
             data = self._begin(data)
         start = 0
-        while (end := data.find(b"\n", start)) >= 0:
-            self._bound(len(self._pending) + end - start)
-            line = data[start:end]
-            if self._pending:
-                line = bytes(self._pending) + line
-                self._pending.clear()
+        end = data.rfind(b"\n") + 1
+        if end and self._pending:
+            start = data.find(b"\n") + 1
+            self._bound(len(self._pending) + start - 1)
+            line = bytes(self._pending) + data[:start]
+            self._pending.clear()
+            yield line
+        while start < end:
+            cut = data.rfind(b"\n", start, min(end, start + self._block_bytes)) + 1
+            if not cut:
+                cut = data.find(b"\n", start) + 1
+                self._bound(cut - 1 - start)
+            yield data[start:cut]
+            start = cut
+        self._bound(len(self._pending) + len(data) - end)
+        self._pending += data[end:]
+
+    def lines(self, block: bytes) -> Iterator[tuple[int, bytes]]:
+        start = 0
+        while start < len(block):
+            end = block.index(b"\n", start)
+            yield from self._line(block[start:end])
             start = end + 1
-            yield from self._line(line)
-        self._bound(len(self._pending) + len(data) - start)
-        self._pending += data[start:]
+
+    def passed(self, count: int) -> None:
+        """`count` lines, each with text, were taken from a block."""
+        self._refuse_blank()
+        self._number += count
+        self._seen_text = True
 
     def finish(self) -> Iterator[tuple[int, bytes]]:
         """The last line, when the file does not end in a newline."""
@@ -148,12 +175,15 @@ class LineSplitter:
         if not line or line.isspace():
             self._blank = self._blank or self._number
             return
+        self._refuse_blank()
+        self._seen_text = True
+        yield self._number, line
+
+    def _refuse_blank(self) -> None:
         if self._blank is not None and self._seen_text:
             raise invalid_file(f"Line {self._blank} is blank. Only the end of the file may be.")
         if self._blank is not None:
             raise invalid_file(f"Line {self._blank} is blank. The file has to begin with a JSON dictionary.")
-        self._seen_text = True
-        yield self._number, line
 
 
 def parse_line(line: bytes, number: int) -> dict[str, Json] | Fault:

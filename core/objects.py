@@ -22,7 +22,7 @@ from obstore.store import LocalStore, S3Store
 from core import crash_points
 from core.durable import NewFile
 from core.errors import AttuneError, Unavailable
-from core.streams import READ_BYTES, Checked, StorageCorrupt, Stored, Tally, blocks_of, hashed, nothing
+from core.streams import READ_BYTES, Behind, Checked, StorageCorrupt, Stored, Tally, blocks_of, hashed, nothing
 
 PART_BYTES = 8 * 1024 * 1024  # of a multipart upload; S3 takes 10,000 parts, so objects end at 78 GiB
 PARTS_AT_ONCE = 2  # bounds an upload's memory to a few parts
@@ -134,10 +134,15 @@ class Storage:
         blocks = blocks_of(chunks)
         if self._folder is not None:
             with self._new_file() as new:
-                async for block in blocks:
-                    await asyncio.to_thread(tally.add, block)
+
+                def take(block: bytes) -> None:
+                    tally.add(block)
                     with _folder_takes(key):
-                        await asyncio.to_thread(new.write, block)
+                        new.write(block)
+
+                async with Behind() as behind:
+                    async for block in blocks:
+                        await behind.run(take, block)
                 return await asyncio.to_thread(self._publish, new, key, tally.stored())
         head = bytearray()
         async for block in blocks:

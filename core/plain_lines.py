@@ -11,9 +11,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from core.jsonl import keys_in
-
 Kind = Literal["chat", "completion", "text"]
+_CHAT, _COMPLETION, _TEXT = b'{"messages"', b'{"prompt"', b'{"text"'
 
 
 class _Instructed(msgspec.Struct, forbid_unknown_fields=True, gc=False, tag_field="role", tag="system"):
@@ -42,39 +41,96 @@ class _Text(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     text: Annotated[str, msgspec.Meta(min_length=1)]
 
 
-_decode_chat = msgspec.json.Decoder(_Chat).decode
-_decode_completion = msgspec.json.Decoder(_Completion).decode
-_decode_text = msgspec.json.Decoder(_Text).decode
+_chat = msgspec.json.Decoder(_Chat)
+_completion = msgspec.json.Decoder(_Completion)
+_text = msgspec.json.Decoder(_Text)
 
 
 def plain_kind(line: bytes) -> Kind | None:
     """What the line is when nothing at all can be said against it."""
     try:
-        if line.startswith(b'{"messages"'):
-            return "chat" if _is_plain_chat(line) else None
-        if line.startswith(b'{"prompt"'):
-            _decode_completion(line)
-            return "completion" if keys_in(line) == 2 else None
-        if line.startswith(b'{"text"'):
-            _decode_text(line)
-            return "text" if keys_in(line) == 1 else None
+        if line.startswith(_CHAT):
+            return "chat" if _are_plain_chats(line, [_chat.decode(line)]) else None
+        if line.startswith(_COMPLETION):
+            return "completion" if _are_plain_completions(line, [_completion.decode(line)]) else None
+        if line.startswith(_TEXT):
+            return "text" if _are_plain_texts(line, [_text.decode(line)]) else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None  # what is wrong with it, the reader says
     return None
 
 
-def _is_plain_chat(line: bytes) -> bool:
-    turns = _decode_chat(line).messages
-    keys = 1 + 2 * len(turns)
-    supervised = False
-    for turn in turns:
-        if isinstance(turn, _Answered):
-            if turn.content.isspace() or not turn.content:
-                return False
-            weight = turn.weight
-            if weight is msgspec.UNSET:
-                supervised = True
-            else:
-                keys += 1
-                supervised = supervised or weight == 1
-    return supervised and isinstance(turns[-1], _Answered) and keys_in(line) == keys
+def plain_block(block: bytes) -> tuple[Kind, int] | None:
+    """(kind, how many) of lines that are all plain and of one kind; None says nothing against them.
+
+    msgspec reads the objects of a block without asking where lines end. But each of our objects opens with a text
+    that can stand nowhere within another, so with as many openings at the start of a line as there are lines and
+    objects, every line holds one object.
+    """
+    try:
+        if block.startswith(_CHAT):
+            lines = _lines(block, _CHAT)
+            chats = _chat.decode_lines(block) if lines else []
+            return ("chat", lines) if 0 < lines == len(chats) and _are_plain_chats(block, chats) else None
+        if block.startswith(_COMPLETION):
+            lines = _lines(block, _COMPLETION)
+            pairs = _completion.decode_lines(block) if lines else []
+            is_plain = 0 < lines == len(pairs) and _are_plain_completions(block, pairs)
+            return ("completion", lines) if is_plain else None
+        if block.startswith(_TEXT):
+            lines = _lines(block, _TEXT)
+            texts = _text.decode_lines(block) if lines else []
+            return ("text", lines) if 0 < lines == len(texts) and _are_plain_texts(block, texts) else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return None
+
+
+def _lines(block: bytes, opening: bytes) -> int:
+    """How many lines the block has; 0 unless each begins with `opening`, as its first does."""
+    lines = block.count(b"\n")
+    return lines if block.count(b"\n" + opening) + 1 == lines else 0
+
+
+def _are_plain_chats(data: bytes, chats: list[_Chat]) -> bool:
+    keys = colons = 0
+    for chat in chats:
+        turns = chat.messages
+        if turns[-1].__class__ is not _Answered:
+            return False
+        keys += 1 + 2 * len(turns)
+        is_supervised = False
+        for turn in turns:
+            content = turn.content
+            colons += content.count(":")
+            if isinstance(turn, _Answered):
+                if not content or content.isspace():
+                    return False
+                if turn.weight is msgspec.UNSET:
+                    is_supervised = True
+                else:
+                    keys += 1
+                    is_supervised = is_supervised or turn.weight == 1
+        if not is_supervised:
+            return False
+    return _has_keys(data, keys, colons)
+
+
+def _are_plain_completions(data: bytes, pairs: list[_Completion]) -> bool:
+    colons = sum(pair.prompt.count(":") + pair.completion.count(":") for pair in pairs)
+    return _has_keys(data, 2 * len(pairs), colons)
+
+
+def _are_plain_texts(data: bytes, texts: list[_Text]) -> bool:
+    return _has_keys(data, len(texts), sum(text.text.count(":") for text in texts))
+
+
+def _has_keys(data: bytes, keys: int, colons: int) -> bool:
+    """Whether no key came twice in lines that msgspec read, in which `keys` stand once and texts hold `colons`.
+
+    Every colon stands behind a key or within a text. A key too many brings one more, and the texts that msgspec
+    dropped for it bring theirs. (An escaped colon would be missing in the count; \\u0000 is refused besides.)
+    """
+    if b"\\u00" in data and (b"\\u0000" in data or b"\\u003a" in data or b"\\u003A" in data):
+        return False
+    return data.count(b":") == keys + colons

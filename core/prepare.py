@@ -42,6 +42,7 @@ from core.batch_claims import BatchClaim
 from core.batch_models import BatchStatus
 from core.claims import Claim
 from core.db import Database, open_database
+from core.doctor_work import Desk
 from core.doorbell import Doorbell
 from core.errors import AttuneError, InvalidExample, Unavailable
 from core.examples import iter_examples, must_fit
@@ -81,6 +82,7 @@ class Preparer:
             batch_claims.end_claims_of(session, self._holder)
             token_lengths.end_claims_of(session, self._holder)
         self._renderers: OrderedDict[tuple[str, str, str], Renderer] = OrderedDict()
+        self.desk = Desk(settings, self._database, self._storage, self._holder)
 
     def _take_name(self) -> str:
         """The first name on this machine that no live child has: whatever it still holds is a dead one's."""
@@ -321,8 +323,10 @@ def main() -> None:
     settings = load_settings()
     configure_logs(settings.log_level)
     preparer = Preparer(settings)
+    preparer.desk.start()
     stdin = sys.stdin.fileno()
     while True:
+        preparer.desk.poke()
         try:
             preparer.look()
         except Unavailable as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from tokenizers import Encoding, Tokenizer
+from tokenizers.decoders import DecodeStream
 
 from core.chat_template import Template, TextRenderer
 from core.control_text import ControlText
@@ -108,6 +109,21 @@ class Renderer:
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
+
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token, special ones too; joined, what the model reads. A character that several tokens
+        make up is in the last of them."""
+        stream = DecodeStream(skip_special_tokens=False)
+        texts = [stream.step(self._tokenizer, number) or "" for number in ids]
+        whole, told = self.decode(ids, skip_special=False), "".join(texts)
+        if texts and whole.startswith(told):
+            texts[-1] += whole[len(told) :]  # a character that is not complete
+        return texts
+
+    @property
+    def control_texts(self) -> tuple[str, ...]:
+        """The texts that this tokenizer reads as control tokens; no example may hold one."""
+        return self._control.texts
 
     def render_prompt(
         self, messages: list[dict[str, Json]], tools: list[dict[str, Json]] | None = None, *, opening: str = ""

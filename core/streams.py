@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
+from types import TracebackType
 
 READ_BYTES = 1024 * 1024
 
@@ -73,12 +75,53 @@ async def blocks_of(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
     """The same bytes in blocks of at least READ_BYTES (network chunks are small, a thread's turn is dear)."""
     block = bytearray()
     async for chunk in chunks:
+        if not block and len(chunk) >= READ_BYTES:
+            yield chunk
+            continue
         block += chunk
         if len(block) >= READ_BYTES:
             yield bytes(block)
             block.clear()
     if block:
         yield bytes(block)
+
+
+class Behind:
+    """Blocks worked on in a thread, one at a time and in order, while the next one is on its way.
+
+    `run` waits for the block before, and raises what its work raised; leaving the `async with` waits for the last.
+    """
+
+    def __init__(self) -> None:
+        self._work: asyncio.Task[None] | None = None
+
+    async def run(self, work: Callable[[bytes], None], block: bytes) -> None:
+        await self.settle()
+        self._work = asyncio.create_task(asyncio.to_thread(work, block))
+
+    async def settle(self) -> None:
+        """Wait until nothing is being worked on. A thread cannot be stopped: a cancelled caller waits as well."""
+        work, self._work = self._work, None
+        if work is None:
+            return
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait([work])
+            raise
+
+    async def __aenter__(self) -> Behind:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            await self.settle()
+        elif self._work is not None:
+            await asyncio.wait([self._work])  # what it raises comes second to `error`
+            if not self._work.cancelled():
+                self._work.exception()  # seen, so that asyncio does not warn of it
 
 
 async def nothing() -> AsyncIterator[bytes]:

@@ -9,7 +9,7 @@ import pytest
 
 from core.errors import AttuneError
 from core.examples import Completion, Conversation, Text, read_line
-from core.plain_lines import plain_kind
+from core.plain_lines import plain_block, plain_kind
 
 KINDS = {Conversation: "chat", Completion: "completion", Text: "text"}
 TURN = {"role": "user", "content": 'Say "so": a \\ and\n\tcafé'}
@@ -84,3 +84,55 @@ def test_mutants_that_are_plain_are_good_to_the_reader() -> None:
         assert not findings, bytes(line)
         assert KINDS[type(example)] == kind
     assert plain > 1000
+
+
+def test_a_plain_block_is_as_many_plain_lines() -> None:
+    """Whatever msgspec makes of line ends: a block is plain only when each of its lines is, by itself."""
+    rng = random.Random(12)
+    plain = refused = 0
+    for _ in range(20_000):
+        seeds = rng.sample(SEEDS, 1) * rng.randint(1, 3)
+        block = bytearray(b"".join(seed + b"\n" for seed in seeds))
+        for _ in range(rng.randint(0, 2)):
+            start = rng.randrange(len(block) + 1)
+            pieces = (*PIECES, b"\n", b"}\n{", b"\r\n", bytes(block[start : start + 14]))
+            block[start : start + rng.choice((0, 0, 1, 4))] = rng.choice(pieces)
+        block += b"" if block.endswith(b"\n") else b"\n"
+        found = plain_block(bytes(block))
+        if found is None:
+            refused += 1
+            continue
+        plain += 1
+        lines = bytes(block).split(b"\n")[:-1]
+        assert found[1] == len(lines), bytes(block)
+        for line in lines:
+            assert plain_kind(line) == found[0], bytes(block)
+            assert strictly_read(line), line
+    assert plain > 1000
+    assert refused > 1000
+
+
+def strictly_read(line: bytes) -> bool:
+    """Python's own parser, with every key looked at."""
+
+    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        assert len({key for key, _ in pairs}) == len(pairs), line
+        assert not any(isinstance(value, str) and "\x00" in value for _, value in pairs)
+        return dict(pairs)
+
+    return isinstance(json.loads(line, object_pairs_hook=once), dict)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b'{"text":"a"}{"text":"b"}\n\n',
+        b'{"text":\n"a"}\n{"text":"b"}{"text":"c"}\n',
+        b'{"text":"a"}\n\n{"text":"b"}{"text":"c"}\n',
+        b'{"text":"a","t\\u0065xt":"b"}\n',
+        b'{"text":"a\\u003ab","text":"c"}\n',
+        b'{"text":"a"}\n{"prompt":"a","completion":"b"}\n',
+    ],
+)
+def test_blocks_that_only_look_plain(block: bytes) -> None:
+    assert plain_block(block) is None

@@ -15,12 +15,12 @@ import torch
 from core.protocol import Message, Started, Step
 from core.spec import Execution, LoraSettings, Quantization
 from tests.engine.conftest import EXECUTION, MakeWork
+from worker.engine.checkpointing import Recomputed
 from worker.engine.fitting import longest_unit, next_rung, try_pack, worst_pack
 from worker.engine.lora import attach
 from worker.engine.loss import Head, pack_loss
 from worker.engine.model import load_base
 from worker.engine.pack import Pack, Segment, pack_micro_steps
-from worker.engine.recompute import Recomputed
 
 
 def segment(length: int) -> Segment:
