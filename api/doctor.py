@@ -17,7 +17,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field, StringConstraints
 
 from api.parts import Caller, Parts, Within
-from api.wire import ModelId, Name, Ours, Shown, Text
+from api.wire import Ours, Shown
 from core import catalog, doctor_tasks, doctor_work, files
 from core.doctor.child import Child
 from core.doctor.orders import Base, Format, Preview, Reading, RepairName, Shape, Show
@@ -27,6 +27,7 @@ from core.errors import AttuneError, NotFound, Unavailable
 from core.files import FINE_TUNE
 from core.models import File
 from core.spec import MAX_SEED
+from core.storable import ModelId, Name, Text
 from core.storage import StorageMissing
 
 router = APIRouter(prefix="/v1/attune", tags=["doctor"])
