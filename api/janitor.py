@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
-from core import cleaning, losses, replay, workers
+from core import cleaning, losses, replay, sign_ins, workers
 from core.db import Database
 from core.doorbell import Doorbell
 from core.errors import AttuneError
@@ -78,6 +78,7 @@ class Janitor:
         with self._database.begin() as session:
             workers.forget_dead(session)
             replay.forget_old(session)
+            sign_ins.forget_expired(session)
         removed = cleaning.sweep_finished_jobs(self._database, self._storage, 2 * self._settings.lease_s)
         removed += cleaning.remove_uploads(self._database, self._storage)
         removed += cleaning.remove_files(self._database, self._storage)

@@ -20,6 +20,7 @@ from core.db import Database, open_database
 from core.grants import take_back
 from core.models import TERMINAL, Base
 from core.settings import load_settings
+from core.sign_in_models import SignIn  # noqa: F401  # pyright: ignore[reportUnusedImport]  (its table)
 
 _TERMINAL_SQL = ", ".join(f"'{status}'" for status in TERMINAL)
 _MIGRATION_LOCK = 4_021_911  # advisory lock key: two starting processes migrate one after the other

@@ -5,6 +5,7 @@ from __future__ import annotations
 from alembic import context
 
 from core.models import Base
+from core.sign_in_models import SignIn  # noqa: F401  (its table)
 
 connection = context.config.attributes["connection"]
 context.configure(
