@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-MODULES = ("jobs",)
+MODULES = ("job", "jobs", "new_job")
 
 
 def load() -> None:
