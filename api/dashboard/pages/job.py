@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Any
 
@@ -68,7 +70,9 @@ class JobPage:
         self._path = f"/v1/fine_tuning/jobs/{in_path(job['id'])}"
         self._curves = Curves()
         self._view, self._smoothing, self._is_log = "loss", 0.6, False
-        self._is_dirty, self._seen = False, ""
+        self._is_dirty = False
+        self._checkpoints_of = ""  # the status with which they were last asked for
+        self._shown: dict[str, object] = {}  # what each part of the page shows, to leave alone what has not changed
         with head:
             self._state = tag("div", "row")
             self._actions = tag("div", "row")
@@ -126,50 +130,52 @@ class JobPage:
 
     async def _look(self) -> None:
         """Ask for the job again, unless nothing about it can change any more."""
-        if self._seen == self._job["status"] and self._seen in OVER:
+        if self._checkpoints_of in OVER:
             return
         with refusals_in(self._status):
             self._job = await self._visit.rest.get(self._path)
             checkpoints = await self._visit.rest.get(f"{self._path}/checkpoints", limit=20)
+            self._checkpoints_of = self._job["status"]
             self._show()
-            self._show_checkpoints(checkpoints["data"])
+            self._renew(
+                "checkpoints", self._checkpoints, checkpoints["data"], lambda: _checkpoints(checkpoints["data"])
+            )
 
     # What it shows
 
     def _show(self) -> None:
-        job = self._job
-        if self._seen != job["status"] + str(job["attune"]["pause_requested"]) + str(job["attune"]["cancel_requested"]):
-            self._show_actions()
-        self._seen = job["status"]
-        self._state.clear()
-        with self._state:
-            state(job["status"])
-        self._status.clear()
-        with self._status:
-            _progress(job)
-        self._plan.clear()
-        with self._plan:
-            _plan(job)
+        job, ours = self._job, self._job["attune"]
+        flags = (job["status"], ours["pause_requested"], ours["cancel_requested"])
+        self._renew("state", self._state, job["status"], lambda: state(job["status"]))
+        self._renew("actions", self._actions, flags, self._show_actions)
+        self._renew("progress", self._status, deepcopy(job), lambda: _progress(job))
+        planned = (ours["plan"], ours["resolved"], job["trained_tokens"], job["status"])
+        self._renew("plan", self._plan, planned, lambda: _plan(job))
+
+    def _renew(self, name: str, place: ui.element, now: object, build: Callable[[], object]) -> None:
+        """Build a part of the page anew where what it shows is another: a fold stays open, and focus where it is."""
+        if name in self._shown and self._shown[name] == now:
+            return
+        self._shown[name] = now
+        place.clear()
+        with place:
+            build()
 
     def _show_actions(self) -> None:
-        job, may = self._job, self._visit.may("write")
-        flags = job["attune"]
-        self._actions.clear()
-        if not may:
+        job, ours = self._job, self._job["attune"]
+        if not self._visit.may("write"):
             return
-        with self._actions:
-            if job["status"] in ("queued", "running") and not flags["cancel_requested"]:
-                if not flags["pause_requested"]:
-                    button("Pause", lambda: self._act("pause"), icon="pause")
-            if job["status"] == "paused":
-                button("Resume", lambda: self._act("resume"), kind="primary", icon="play_arrow")
-            if job["status"] not in OVER and not flags["cancel_requested"]:
-                button("Cancel", self._confirm_cancel, kind="danger", icon="close")
-            link(f"/new?again={job['id']}", "button plain", label="Run again with changes")
+        is_stopping = ours["cancel_requested"] or ours["pause_requested"]
+        if job["status"] in ("queued", "running") and not is_stopping:
+            button("Pause", lambda: self._act("pause"), icon="pause")
+        if job["status"] == "paused":
+            button("Resume", lambda: self._act("resume"), kind="primary", icon="play_arrow")
+        if job["status"] not in OVER and not ours["cancel_requested"]:
+            button("Cancel", self._confirm_cancel, kind="danger", icon="close")
+        link(f"/new?again={job['id']}", "button plain", label="Run again with changes")
 
     async def _act(self, what: str) -> None:
         self._job = await self._visit.rest.post(f"{self._path}/{what}")
-        self._seen = ""
         self._show()
 
     def _confirm_cancel(self) -> None:
@@ -231,9 +237,7 @@ class JobPage:
         if self._is_dirty:
             self._is_dirty = False
             self._redraw()
-            self._status.clear()
-            with self._status:
-                _progress(self._job)
+            self._show()
 
     def _add_event(self, event: Json) -> None:
         if event["type"] == "metrics" and "valid_loss" not in (event["data"] or {}):
@@ -248,24 +252,23 @@ class JobPage:
         if len(shown) > MOST_EVENTS:
             shown[-1].delete()
 
-    def _show_checkpoints(self, checkpoints: list[Json]) -> None:
-        self._checkpoints.clear()
-        if not checkpoints:
-            return
-        measured = [one for one in checkpoints if one["metrics"]["full_valid_loss"] is not None]
-        best = min(measured, key=lambda one: one["metrics"]["full_valid_loss"])["id"] if measured else None
-        with self._checkpoints, card("Checkpoints", note="each is a model that you can ask"):
-            with tag("ul", "stack plain-list"):
-                for one in checkpoints:
-                    with tag("li", "stack tight"):
-                        words = f"Step {one['step_number']}"
-                        if one["metrics"]["full_valid_loss"] is not None:
-                            words += f" · validation loss {one['metrics']['full_valid_loss']:.3f}"
-                        with tag("div", "row"):
-                            text("span", words, "number")
-                            if one["id"] == best:
-                                text("span", "best", "state good")
-                        text("code", one["fine_tuned_model_checkpoint"], "small quiet break")
+
+def _checkpoints(checkpoints: list[Json]) -> None:
+    if not checkpoints:
+        return
+    measured = [one for one in checkpoints if one["metrics"]["full_valid_loss"] is not None]
+    best = min(measured, key=lambda one: one["metrics"]["full_valid_loss"])["id"] if measured else None
+    with card("Checkpoints", note="each is a model that you can ask"), tag("ul", "stack plain-list"):
+        for one in checkpoints:
+            with tag("li", "stack tight"):
+                words = f"Step {one['step_number']}"
+                if one["metrics"]["full_valid_loss"] is not None:
+                    words += f" · validation loss {one['metrics']['full_valid_loss']:.3f}"
+                with tag("div", "row"):
+                    text("span", words, "number")
+                    if one["id"] == best:
+                        text("span", "best", "state good")
+                text("code", one["fine_tuned_model_checkpoint"], "small quiet break")
 
 
 def _progress(job: Json) -> None:
@@ -333,7 +336,7 @@ def _plan(job: Json) -> None:
     done = job["attune"]["progress"]["step"]
     with card("Plan and outcome"):
         lora = resolved["lora"]
-        rows = [("Steps", f"{resolved['total_steps']} planned, {done} done")]
+        rows = [("Steps", f"{resolved['total_steps']} planned{'' if job['status'] == 'running' else f', {done} done'}")]
         if "training_tokens" in plan:
             trained = "" if job["trained_tokens"] is None else f", {short_count(job['trained_tokens'])} trained"
             rows.append(("Tokens", f"{short_count(plan['training_tokens'] * resolved['n_epochs'])} planned{trained}"))
