@@ -64,7 +64,7 @@ def test_from_the_first_visit_to_a_finished_job(live: Live, finished: str, signe
     signed_in.goto(f"{live.address}/dashboard/jobs/{finished}")
     expect(signed_in.get_by_text("Trained, proven and ready to use: ft:")).to_be_visible()
     expect(signed_in.get_by_text("The job has successfully completed")).to_be_visible()
-    expect(signed_in.get_by_text(":ckpt-step-").first).to_be_visible()
+    expect(signed_in.get_by_text("best", exact=True)).to_be_visible()
     expect(signed_in.locator(".chart canvas")).to_be_visible()
     for name in ("Learning rate", "Gradient norm", "Tokens per second", "Loss"):
         signed_in.get_by_role("button", name=name).click()
