@@ -80,7 +80,9 @@ class Queue:
         now = session.scalar(select(db_now())) or 0.0
         self.now = float(now)
         ends = dict(
-            session.execute(select(Job.worker_id, Job.estimated_finish).where(Job.status == JobStatus.RUNNING)).tuples()
+            session.execute(select(Job.worker_id, Job.estimated_finish).where(Job.status == JobStatus.RUNNING))
+            .tuples()
+            .all()  # a result itself has keys(), and dict() would take it for a mapping
         )
         # None: busy, and nobody can say until when
         self.free_in_s: dict[str, float | None] = {

@@ -50,7 +50,7 @@ class NewJob:
                 name = tag("input").props(
                     'id="job-name" maxlength="40" placeholder="for example: tickets" autocomplete="off"'
                 )
-                name.props["value"] = draft.name
+                self._name = name
                 name.on("input", self._named, js_handler="(e) => emit(e.target.value)")
                 text("span", "Becomes a part of the model's id. You can leave it empty.", "help")
             self._prompts = PromptsField(draft)
@@ -72,6 +72,7 @@ class NewJob:
             if value is None
         ]
         self._missing.text = f"Choose {' and '.join(missing)} first." if missing else ""
+        self._name.props["value"] = self._draft.name
         self._prompts.show()
         self._plan.refresh()
 
