@@ -132,6 +132,7 @@ def _verdict(training: Json, validation: Json | None) -> None:
     if findings:
         with tag("ul", "findings"):
             for finding in findings[:MOST_FINDINGS]:
-                text("li", str(finding.get("message", finding)))
+                where = "" if finding["line"] is None else f"Line {finding['line']}: "
+                text("li", f"{where}{finding['message']}")
             if len(findings) > MOST_FINDINGS:
                 text("li", f"and {len(findings) - MOST_FINDINGS} more", "quiet")

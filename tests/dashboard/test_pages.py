@@ -83,6 +83,7 @@ def test_run_again_with_changes_asks_for_the_same_but_the_change(live: Live, fin
     expect(signed_in.get_by_label("Rank")).to_have_value("8")
     expect(signed_in.get_by_label("Epochs")).to_have_value("1")
     signed_in.get_by_label("Epochs").fill("many")
+    signed_in.keyboard.press("Tab")
     signed_in.get_by_label("Scale").select_option("0.5")
     expect(signed_in.get_by_text("alpha = scale × rank = 4")).to_be_visible()
     expect(signed_in.get_by_text("A whole number from 1 to 50.")).to_be_visible()
@@ -106,7 +107,7 @@ def test_an_uploaded_file_is_judged_where_it_was_dropped(live: Live, signed_in: 
     broken = FEW + '\n{"messages": [{"role": "nobody", "content": "x"}]}'
     drop.set_input_files({"name": "b.jsonl", "mimeType": "application/jsonl", "buffer": broken.encode()})
     expect(signed_in.get_by_text("b.jsonl cannot be trained on yet")).to_be_visible()
-    expect(signed_in.get_by_text("line 65")).to_be_visible()
+    expect(signed_in.get_by_text("Line 65")).to_be_visible()
     drop.set_input_files({"name": "not.jsonl", "mimeType": "application/jsonl", "buffer": b"\xff\xfe"})
     expect(signed_in.get_by_role("alert").filter(has_text="UTF-8")).to_be_visible()
     signed_in.get_by_role("button", name="Start training").click()
