@@ -126,6 +126,9 @@ def test_pause_resume_and_cancel_from_the_page(live: Live, signed_in: Page) -> N
     signed_in.get_by_role("button", name="Resume").click()
     expect(signed_in.get_by_text("Running", exact=True)).to_be_visible(timeout=60_000)
     signed_in.get_by_role("button", name="Cancel").click()
+    signed_in.get_by_role("button", name="Keep it running").click()
+    expect(signed_in.get_by_role("dialog")).to_be_hidden()
+    signed_in.get_by_role("button", name="Cancel").click()
     signed_in.get_by_role("button", name="Cancel the job").click()
     expect(signed_in.get_by_text("Cancelled", exact=True)).to_be_visible(timeout=30_000)
     assert client.fine_tuning.jobs.retrieve(job_id).status == "cancelled"

@@ -189,8 +189,11 @@ class JobPage:
                     dialog.close()
                     await self._act("cancel")
 
+                def keep() -> None:
+                    dialog.close()
+
                 button("Cancel the job", cancel, kind="danger")
-                button("Keep it running", dialog.close)
+                button("Keep it running", keep)
         dialog.props('aria-label="Cancel this job?"').open()
 
     def _chart_tools(self) -> None:
