@@ -20,6 +20,7 @@ WRITE: Scopes = (Scope.WRITE,)
 INFERENCE: Scopes = (Scope.INFERENCE,)
 LOOK: Scopes = (Scope.READ, Scope.INFERENCE)  # whoever asks a model may see which there are
 ADMIN: Scopes = (Scope.ADMIN,)
+ANY: Scopes = tuple(Scope)  # whoever has a key
 OPERATOR: Scopes = ()  # no scope of a project is enough
 
 DEMANDS: dict[str, Scopes] = {
@@ -105,6 +106,11 @@ DEMANDS: dict[str, Scopes] = {
     "POST /v1/attune/splits": WRITE,
     "GET /v1/attune/splits/{split_id}": READ,
     "GET /v1/attune/files/{file_id}/examples": READ,
+    "GET /v1/attune/session": ANY,
+    "DELETE /v1/attune/session": ANY,
+    "POST /v1/attune/sessions": ANY,
+    "POST /v1/attune/sign_in_links": ANY,
+    "GET /v1/attune/sample_data/{part}": READ,
     "GET /v1/attune/keys": ADMIN,
     "POST /v1/attune/keys": ADMIN,
     "DELETE /v1/attune/keys/{key_id}": ADMIN,

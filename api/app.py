@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from anyio import to_thread
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.responses import RedirectResponse, Response
 
 from api import (
     aliases,
@@ -28,6 +29,8 @@ from api import (
     permissions,
     plans,
     quotas,
+    sample_data,
+    sessions,
     stored_completions,
     stream,
     uploads,
@@ -53,9 +56,12 @@ from core.settings import Settings, load_settings
 from core.storage import open_storage
 
 
-def create_app(settings: Settings, *, with_background: bool = True, pace: Pace | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, *, with_background: bool = True, with_dashboard: bool = False, pace: Pace | None = None
+) -> FastAPI:
     """The app over `settings`; nothing is opened before it starts.
 
+    `with_dashboard`: there can be one in a process.
     `with_background=False`: answer requests only, where another process prepares jobs and rings workers.
     """
     requests = Requests()
@@ -67,15 +73,13 @@ def create_app(settings: Settings, *, with_background: bool = True, pace: Pace |
         app.state.parts = parts
         if parts.background is not None:
             parts.background.start()
-        try:
-            yield
-        finally:
-            if parts.background is not None:
-                await to_thread.run_sync(parts.background.stop)
-            parts.listeners.close()
-            await parts.http.aclose()
-            await parts.rates.close()
-            parts.database.close()
+        async with AsyncExitStack() as stack:
+            if with_dashboard:
+                await stack.enter_async_context(_dashboard(app))
+            try:
+                yield
+            finally:
+                await _close(parts)
 
     app = FastAPI(
         title="Attune",
@@ -104,7 +108,7 @@ def create_app(settings: Settings, *, with_background: bool = True, pace: Pace |
         audit,
         operators,
     )
-    for module in (*routed, batches, quotas, webhooks, aliases, stored_completions, doctor):
+    for module in (*routed, batches, quotas, webhooks, aliases, stored_completions, doctor, sessions, sample_data):
         app.include_router(module.router)
     app.include_router(docs.router)
     for layer in (Unchanged, Replay, RateLimit):
@@ -112,6 +116,31 @@ def create_app(settings: Settings, *, with_background: bool = True, pace: Pace |
     app.add_middleware(Gate, pace=pace or Pace())
     app.add_middleware(Edge, requests=requests)  # the last added is the outermost
     return app
+
+
+@asynccontextmanager
+async def _dashboard(app: FastAPI) -> AsyncGenerator[None]:
+    """Mount the dashboard for as long as the app runs."""
+    from api.dashboard.site import create_site  # here: it costs memory, and a place without it shall not pay
+
+    site = create_site()
+    app.mount("/dashboard", site)
+    app.add_route("/", to_dashboard)
+    async with site.router.lifespan_context(site):
+        yield
+
+
+async def to_dashboard(_: Request) -> Response:
+    return RedirectResponse("/dashboard/", status_code=303)
+
+
+async def _close(parts: Parts) -> None:
+    if parts.background is not None:
+        await to_thread.run_sync(parts.background.stop)
+    parts.listeners.close()
+    await parts.http.aclose()
+    await parts.rates.close()
+    parts.database.close()
 
 
 def _open(settings: Settings, requests: Requests, with_background: bool) -> Parts:
@@ -138,4 +167,5 @@ def _register_bases(database: Database, settings: Settings) -> None:
         catalog.register(session, settings)
 
 
-app = create_app(load_settings())
+_settings = load_settings()
+app = create_app(_settings, with_dashboard=_settings.dashboard)

@@ -19,7 +19,7 @@ from api.audit import Audited
 from api.body import Body, Pace, too_large
 from api.errors import error_response
 from api.parts import Parts
-from core import projects
+from core import projects, sign_ins
 from core.db import Database
 from core.errors import AttuneError
 from core.projects import Principal
@@ -28,6 +28,8 @@ from core.uploads import MAX_PART_BYTES
 
 GUARDED = "/v1/"
 FILE_PATH = "/v1/files"
+OPENS_SESSION = "/v1/attune/sessions"
+DASHBOARD_UPLOAD = "/dashboard/files"
 PART_PATH = re.compile(r"/v1/uploads/[^/]+/parts")
 FORM_BYTES = 1024 * 1024  # of an upload's form beside the file itself
 
@@ -60,6 +62,9 @@ class Gate:
                 )
                 scope["state"]["principal"] = principal
                 routes = access.routes_of(scope["method"], scope["path"])
+                if sign_ins.is_link(bearer(headers)) and routes[0].pattern != OPENS_SESSION:
+                    message = "A sign-in link opens a session and does nothing else."
+                    raise AttuneError(message, code="session_needed", status=401)
                 audited = (principal, routes[0]) if routes[0].may_change else None
                 access.check(principal, routes)
             if headers.get("content-encoding", "identity") != "identity":
@@ -75,7 +80,7 @@ class Gate:
 
 
 def _max_bytes(scope: Scope, settings: Settings) -> int:
-    if scope["method"] == "POST" and scope["path"] == FILE_PATH:
+    if scope["method"] == "POST" and scope["path"] in (FILE_PATH, DASHBOARD_UPLOAD):
         return settings.max_file_bytes + FORM_BYTES
     if scope["method"] == "POST" and PART_PATH.fullmatch(scope["path"]):
         return MAX_PART_BYTES + FORM_BYTES
@@ -103,9 +108,10 @@ def bearer(headers: Headers) -> str:
 def authenticate(
     database: Database, key: str, project: str | None = None, organization: str | None = None
 ) -> Principal:
-    """Whose key it is; looked up for every request, so that a revoked key is refused at once."""
+    """Whose key or session it is; looked up for every request, so that a revoked key is refused at once."""
     with database.read() as session:
-        principal, is_news = projects.authenticate(session, key, project=project, organization=organization)
+        known = sign_ins if sign_ins.is_token(key) else projects
+        principal, is_news = known.authenticate(session, key, project=project, organization=organization)
     if is_news:
         with database.begin() as session:
             projects.seen(session, principal.key_id)

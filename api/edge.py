@@ -20,10 +20,10 @@ _ALWAYS = {
     "openai-version": OPENAI_VERSION,
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
 _UNLESS_SET = {
+    "referrer-policy": "no-referrer",
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
 }

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
-from core import batch_claims, cleaning, doctor_tasks, losses, replay, workers
+from core import batch_claims, cleaning, doctor_tasks, losses, replay, sign_ins, workers
 from core.db import Database
 from core.doorbell import Doorbell
 from core.errors import AttuneError
@@ -80,6 +80,7 @@ class Janitor:
             workers.forget_dead(session)
             replay.forget_old(session)
             doctor_tasks.forget_old(session)
+            sign_ins.forget_expired(session)
         removed = cleaning.sweep_finished_jobs(self._database, self._storage, 2 * self._settings.lease_s)
         removed += cleaning.sweep_ended_batches(self._database, self._storage, 2 * self._settings.lease_s)
         removed += cleaning.remove_uploads(self._database, self._storage)

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cli import aliases, jobs, keys, migrate, models, projects
 from cli.backup import backup, restore
-from cli.connection import DEFAULT_URL, Service, fail
+from cli.connection import DEFAULT_URL, Service, connected, fail
 from cli.doctor import doctor
 from cli.train import train
 
@@ -84,6 +84,15 @@ def up(
         fail(f"a setting is wrong (ATTUNE_… in the environment): {wrong}")
     except CannotStart as error:
         fail(str(error))
+
+
+@app.command()
+def dashboard(context: typer.Context) -> None:
+    """Print a link that opens the dashboard signed in: good once, within the hour."""
+    with connected(context) as client:
+        link = client.post("/attune/sign_in_links", cast_to=dict[str, Any])
+        address = str(client.base_url).removesuffix("/").removesuffix("/v1")
+    typer.echo(f"{address}/dashboard/enter?link={link['token']}")
 
 
 if __name__ == "__main__":

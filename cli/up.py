@@ -213,9 +213,23 @@ def _announce(settings: Settings, lines: PrefixedLines, supervisor: Supervisor) 
     if supervisor.stopping:
         return
     lines.say(f"Attune is ready at {address}  (API: {address}/v1)")
+    if settings.dashboard and (link := _sign_in_link(address, settings.resolved_operator_key_file)):
+        lines.say(f"  open:  {link}  (signs you in once, within the hour)")
     lines.say(f"  key:   {settings.resolved_operator_key_file.absolute()}")
     lines.say(f"  data:  {settings.data_dir.absolute()}")
     lines.say("  stop:  Ctrl-C")
+
+
+def _sign_in_link(address: str, key_file: Path) -> str | None:
+    """An address that opens the dashboard as the operator; None where the key is kept elsewhere."""
+    try:
+        key = key_file.read_text().strip()
+        with httpx.Client(timeout=5.0, trust_env=False, headers={"Authorization": f"Bearer {key}"}) as client:
+            answer = client.post(f"{address}/v1/attune/sign_in_links")
+        answer.raise_for_status()
+    except (OSError, httpx.HTTPError):
+        return None
+    return f"{address}/dashboard/enter?link={answer.json()['token']}"
 
 
 def web_address(host: str, port: int) -> str:

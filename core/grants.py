@@ -16,6 +16,7 @@ _WRITING = "INSERT, UPDATE, DELETE"
 # table -> [(right, role)]
 _TAKEN_BACK = {
     "api_keys": [("ALL", WORKER)],
+    "sign_ins": [("ALL", WORKER)],
     "kept_answers": [("ALL", WORKER)],
     "projects": [(_WRITING, WORKER)],
     "model_aliases": [(_WRITING, WORKER)],

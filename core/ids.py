@@ -67,6 +67,10 @@ def key_id() -> str:
     return "key_" + random_text(16)
 
 
+def sign_in_id() -> str:
+    return "sign_" + random_text(24)
+
+
 def slug(text: str, limit: int = 40) -> str:
     """Lower-case ASCII letters, digits, dots and hyphens; safe in an id, a URL and a file name."""
     ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()

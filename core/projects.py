@@ -182,13 +182,41 @@ def authenticate(
     parts = ids.key_parts(key)
     if parts is None:  # junk: no look-up
         raise refused_key(key)
+    found = _in_use(session, parts[0])
+    if found is None or not hmac.compare_digest(found[0].secret_sha256, parts[1]):
+        raise refused_key(key)
+    return _principal(session, found, project, organization)
+
+
+def acting(
+    session: Session, key_id: str, *, project: str | None = None, organization: str | None = None
+) -> tuple[Principal, bool]:
+    """As `authenticate`, for who may act as a key without holding it. Raises the 401 of a key that is not in force."""
+    found = _in_use(session, key_id)
+    if found is None:
+        message = "The API key that this session was opened with has been revoked."
+        raise AttuneError(message, code="invalid_api_key", status=401)
+    return _principal(session, found, project, organization)
+
+
+_InUse = tuple[ApiKey, str, int | None, float]  # key, its project's slug and limit, now
+
+
+def _in_use(session: Session, key_id: str) -> _InUse | None:
     found = session.execute(
         select(ApiKey, Project.slug, Project.max_requests_per_minute, db_now())
         .join(Project, Project.id == ApiKey.project_id)
-        .where(ApiKey.id == parts[0], ApiKey.revoked_at.is_(None), Project.erased_at.is_(None))
+        .where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None), Project.erased_at.is_(None))
     ).one_or_none()
-    if found is None or not hmac.compare_digest(found[0].secret_sha256, parts[1]):
-        raise refused_key(key)
+    if found is None:
+        return None
+    row, slug, per_minute, now = found
+    return row, slug, per_minute, now
+
+
+def _principal(
+    session: Session, found: _InUse, project: str | None, organization: str | None
+) -> tuple[Principal, bool]:
     row, slug, per_minute, now = found
     if row.expires_at is not None and row.expires_at <= now:
         message = f"This API key ({row.prefix}…) has expired. Keys are made with `attune keys create`."

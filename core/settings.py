@@ -59,6 +59,7 @@ class Settings(BaseSettings):
     operator_key_file: str = ""  # where the first operator key is left; empty: data_dir/operator-key
     log_level: str = "info"
     audit_keep_days: int = Field(365, ge=1)  # then the janitor forgets who called what
+    dashboard: bool = True  # False: REST alone
     webhook_allow: str = ""  # names, addresses and networks inside that webhooks may reach; comma separated
 
     # Integrations

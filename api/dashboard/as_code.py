@@ -1,0 +1,46 @@
+"""A job's request as code to copy: curl, and Python with the official client. No key stands in it."""
+
+from __future__ import annotations
+
+import json
+from pprint import pformat
+
+from api.dashboard.draft import from_job
+from api.dashboard.rest import Json
+
+WIDTH = 88
+
+
+def request_of(job: Json) -> Json:
+    """What to send for the same job again: what was chosen, and the seed that was drawn."""
+    if job["method"]["type"] == "supervised":
+        return from_job(job).request()
+    kind = job["method"]["type"]
+    return from_job(job).request() | {"method": {"type": kind, kind: job["method"][kind]}}
+
+
+def as_curl(job: Json, address: str) -> str:
+    body = json.dumps(request_of(job), indent=2, ensure_ascii=False).replace("'", "'\\''")
+    return (
+        f"curl {address}/v1/fine_tuning/jobs \\\n"
+        '  -H "Authorization: Bearer $ATTUNE_API_KEY" \\\n'
+        "  -H 'Content-Type: application/json' \\\n"
+        f"  -d '{body}'"
+    )
+
+
+def as_python(job: Json, address: str) -> str:
+    body = request_of(job)
+    ours = body.pop("attune", None)
+    lines = [f"    {name}={_literal(value)}," for name, value in body.items()]
+    if ours is not None:
+        lines.append(f"    extra_body={_literal({'attune': ours})},")
+    return (
+        "import os\n\nfrom openai import OpenAI\n\n"
+        f'client = OpenAI(base_url="{address}/v1", api_key=os.environ["ATTUNE_API_KEY"])\n\n'
+        "job = client.fine_tuning.jobs.create(\n" + "\n".join(lines) + "\n)\nprint(job.id)"
+    )
+
+
+def _literal(value: object) -> str:
+    return pformat(value, width=WIDTH, sort_dicts=False).replace("\n", "\n    ")

@@ -1,0 +1,355 @@
+"""One job, live: progress, curves, samples, events, what was planned, and the request to copy.
+
+A pure reader: the page follows the job's event stream from its first event, so that whoever closes it and comes
+back sees everything, and the job never notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import Request
+from nicegui import background_tasks, ui
+
+from api.dashboard.as_code import as_curl, as_python
+from api.dashboard.bases import short_bytes, short_count
+from api.dashboard.blocks import (
+    button,
+    card,
+    copyable,
+    facts,
+    link,
+    notice,
+    refusals_in,
+    root,
+    skeleton,
+    state,
+    tag,
+    text,
+)
+from api.dashboard.curves import VIEWS, Curves, options
+from api.dashboard.frame import frame
+from api.dashboard.plan_panel import lasting
+from api.dashboard.rest import Json, Refused, SignedOut, in_path
+from api.dashboard.samples import Samples
+from api.dashboard.visit import Visit, leave_for_sign_in, visit_of
+
+DRAW_S = 0.7  # between two drawings of a live chart
+ASK_S = 2.0  # between two looks at a live job
+RECONNECT_S = 1.0
+OVER = ("succeeded", "failed", "cancelled")
+MOST_EVENTS = 200  # shown, the newest
+
+
+@ui.page("/jobs/{job_id}", response_timeout=30)
+async def job_page(request: Request, job_id: str) -> None:
+    visit = visit_of(request)
+    path = f"/v1/fine_tuning/jobs/{in_path(job_id)}"
+    try:
+        job = await visit.rest.get(path)
+    except Refused as refused:
+        with frame(visit, "Job", active="Jobs"):
+            notice(refused.message, "error")
+            link("/", "button plain", label="All jobs")
+        return
+    with frame(visit, job["user_provided_suffix"] or job["id"], active="Jobs", wide=True) as head:
+        page = JobPage(visit, job, head, str(request.base_url).removesuffix("/").removesuffix(root()))
+        client = ui.context.client
+        task = background_tasks.create(page.follow(), name=f"follow {job_id}")
+        client.on_delete(task.cancel)
+
+
+class JobPage:
+    def __init__(self, visit: Visit, job: Json, head: ui.element, address: str) -> None:
+        self._visit = visit
+        self._job = job
+        self._path = f"/v1/fine_tuning/jobs/{in_path(job['id'])}"
+        self._curves = Curves()
+        self._view, self._smoothing, self._is_log = "loss", 0.6, False
+        self._is_dirty = False
+        self._checkpoints_of = ""  # the status with which they were last asked for
+        self._shown: dict[str, object] = {}  # what each part of the page shows, to leave alone what has not changed
+        with head:
+            self._state = tag("div", "row")
+            self._actions = tag("div", "row")
+        self._status = tag("div", "stack")
+        with card("Curves") as self._chart_card:
+            self._chart_tools()
+            self._chart = ui.echart(self._options()).classes("chart")
+            self._chart.props["role"] = "img"
+            self._chart.props["aria-label"] = "The job's curves over its steps; the events below hold the numbers"
+        self._samples = Samples()
+        with tag("div", "columns"):
+            with card("Events", note="newest first"):
+                self._events = tag("ol", "events").props('tabindex="0" aria-label="Events"')
+                with self._events:
+                    self._events_wait = skeleton(4)
+            with tag("div", "stack wide-gap"):
+                self._plan = tag("div")
+                self._checkpoints = tag("div")
+        with card("The same request, as code", classes="code"), tag("div", "columns"):
+            copyable(as_python(job, address), "Python")
+            copyable(as_curl(job, address), "curl")
+        self._show()
+        ui.timer(DRAW_S, self._draw)
+        ui.timer(ASK_S, self._look)
+
+    # What it follows
+
+    async def follow(self) -> None:
+        """Read the stream to its end; go on after a break where it stopped."""
+        after: str | None = None
+        while True:
+            try:
+                async for event in self._visit.rest.events(self._job["id"], after):
+                    after = event.id
+                    self._take(event.data)
+            except SignedOut:
+                with self._status:
+                    leave_for_sign_in()
+                return
+            except Refused:
+                pass  # a moment without the service; the next look says so on the page
+            await self._look()
+            if self._job["status"] in OVER:
+                return
+            await asyncio.sleep(RECONNECT_S)
+
+    def _take(self, event: Json) -> None:
+        data = event["data"] or {}
+        if event["type"] == "metrics":
+            self._curves.add(data)
+            self._is_dirty = True
+            self._job["attune"]["progress"].update(step=data["step"], total_steps=data["total_steps"])
+        self._samples.take(event)
+        self._add_event(event)
+
+    async def _look(self) -> None:
+        """Ask for the job again, unless nothing about it can change any more."""
+        if self._checkpoints_of in OVER:
+            return
+        with refusals_in(self._status):
+            self._job = await self._visit.rest.get(self._path)
+            checkpoints = await self._visit.rest.get(f"{self._path}/checkpoints", limit=20)
+            self._checkpoints_of = self._job["status"]
+            self._show()
+            self._renew(
+                "checkpoints", self._checkpoints, checkpoints["data"], lambda: _checkpoints(checkpoints["data"])
+            )
+
+    # What it shows
+
+    def _show(self) -> None:
+        job, ours = self._job, self._job["attune"]
+        flags = (job["status"], ours["pause_requested"], ours["cancel_requested"])
+        self._renew("state", self._state, job["status"], lambda: state(job["status"]))
+        self._renew("actions", self._actions, flags, self._show_actions)
+        self._renew("progress", self._status, deepcopy(job), lambda: _progress(job))
+        planned = (ours["plan"], ours["resolved"], job["trained_tokens"], job["status"])
+        self._renew("plan", self._plan, planned, lambda: _plan(job))
+
+    def _renew(self, name: str, place: ui.element, now: object, build: Callable[[], object]) -> None:
+        """Build a part of the page anew where what it shows is another: a fold stays open, and focus where it is."""
+        if name in self._shown and self._shown[name] == now:
+            return
+        self._shown[name] = now
+        place.clear()
+        with place:
+            build()
+
+    def _show_actions(self) -> None:
+        job, ours = self._job, self._job["attune"]
+        if not self._visit.may("write"):
+            return
+        is_stopping = ours["cancel_requested"] or ours["pause_requested"]
+        if job["status"] in ("queued", "running") and not is_stopping:
+            button("Pause", lambda: self._act("pause"), icon="pause")
+        if job["status"] == "paused":
+            button("Resume", lambda: self._act("resume"), kind="primary", icon="play_arrow")
+        if job["status"] not in OVER and not ours["cancel_requested"]:
+            button("Cancel", self._confirm_cancel, kind="danger", icon="close")
+        link(f"/new?again={job['id']}", "button plain", label="Run again with changes")
+
+    async def _act(self, what: str) -> None:
+        self._job = await self._visit.rest.post(f"{self._path}/{what}")
+        self._show()
+
+    def _confirm_cancel(self) -> None:
+        with ui.dialog() as dialog, tag("div", "card dialog"):
+            text("h2", "Cancel this job?")
+            text("p", "It stops for good. Checkpoints that it has published stay usable.")
+            with tag("div", "row"):
+
+                async def cancel() -> None:
+                    dialog.close()
+                    await self._act("cancel")
+
+                def keep() -> None:
+                    dialog.close()
+
+                button("Cancel the job", cancel, kind="danger")
+                button("Keep it running", keep)
+        dialog.props('aria-label="Cancel this job?"').open()
+
+    def _chart_tools(self) -> None:
+        with tag("div", "row between"):
+            with tag("div", "choices").props('role="group" aria-label="Curve"'):
+                self._choices = {name: self._choice(name, view.label) for name, view in VIEWS.items()}
+            with tag("div", "row"):
+                with tag("label", "row small quiet"):
+                    text("span", "Smoothing")
+                    smoothing = tag("input").props('type="range" min="0" max="0.95" step="0.05" value="0.6"')
+                    smoothing.on("input", self._smooth, js_handler="(e) => emit(Number(e.target.value))", throttle=0.1)
+                with tag("label", "row small quiet"):
+                    log = tag("input").props('type="checkbox"')
+                    log.on("change", self._log, js_handler="(e) => emit(e.target.checked)")
+                    text("span", "Log scale")
+
+    def _choice(self, name: str, label: str) -> ui.element:
+        choice = text("button", label, "choice").props(f'type="button" aria-pressed="{str(name == "loss").lower()}"')
+        choice.on("click", lambda: self._look_at(name))
+        return choice
+
+    def _look_at(self, name: str) -> None:
+        self._view = name
+        for other, choice in self._choices.items():
+            choice.props(f'aria-pressed="{str(other == name).lower()}"')
+        self._redraw()
+
+    def _smooth(self, event: Any) -> None:
+        self._smoothing = float(event.args)
+        self._redraw()
+
+    def _log(self, event: Any) -> None:
+        self._is_log = bool(event.args)
+        self._redraw()
+
+    def _options(self) -> Json:
+        return options(self._curves, VIEWS[self._view], smoothing=self._smoothing, is_log=self._is_log)
+
+    def _redraw(self) -> None:
+        self._chart.options.clear()
+        self._chart.options.update(self._options())
+        self._chart.update()
+
+    def _draw(self) -> None:
+        if self._is_dirty:
+            self._is_dirty = False
+            self._redraw()
+            self._show()
+
+    def _add_event(self, event: Json) -> None:
+        if event["type"] == "metrics" and "valid_loss" not in (event["data"] or {}):
+            return  # the curves show it; a line a step would bury the rest
+        if not self._events_wait.is_deleted:
+            self._events_wait.delete()
+        with self._events, tag("li", event["level"]) as line:
+            text("time", datetime.fromtimestamp(event["created_at"], UTC).strftime("%H:%M:%S"), "quiet number")
+            text("span", event["message"])
+        line.move(target_index=0)
+        shown = self._events.default_slot.children
+        if len(shown) > MOST_EVENTS:
+            shown[-1].delete()
+
+
+def _checkpoints(checkpoints: list[Json]) -> None:
+    if not checkpoints:
+        return
+    measured = [one for one in checkpoints if one["metrics"]["full_valid_loss"] is not None]
+    best = min(measured, key=lambda one: one["metrics"]["full_valid_loss"])["id"] if measured else None
+    with card("Checkpoints", note="each is a model that you can ask"), tag("ul", "stack plain-list"):
+        for one in checkpoints:
+            with tag("li", "stack tight"):
+                words = f"Step {one['step_number']}"
+                if one["metrics"]["full_valid_loss"] is not None:
+                    words += f" · validation loss {one['metrics']['full_valid_loss']:.3f}"
+                with tag("div", "row"):
+                    text("span", words, "number")
+                    if one["id"] == best:
+                        text("span", "best", "state good")
+                text("code", one["fine_tuned_model_checkpoint"], "small quiet break")
+
+
+def _progress(job: Json) -> None:
+    progress, ours = job["attune"]["progress"], job["attune"]
+    with card():
+        if job["error"] is not None:
+            notice(job["error"]["message"], "error")
+        if ours["cancel_requested"] and job["status"] not in OVER:
+            notice("It is being cancelled: the worker stops within a step.")
+        elif ours["pause_requested"] and job["status"] == "running":
+            notice("It is being paused: the worker saves where it is.")
+        if job["status"] == "succeeded":
+            notice(f"Trained, proven and ready to use: {job['fine_tuned_model']}", "good")
+        total = progress["total_steps"]
+        with tag("div", "row between"):
+            text("span", _where(job), "strong number")
+            text("span", _time_left(job), "quiet number")
+        with tag("div", "progress").props('role="progressbar" aria-label="Steps" aria-valuemin="0"') as bar:
+            bar.props["aria-valuenow"] = progress["step"]
+            bar.props["aria-valuemax"] = total or 1
+            tag("div").style(f"width: {100 * progress['step'] / (total or 1):.2f}%")
+        facts(
+            [
+                ("Base", job["model"]),
+                ("Worker", ours["worker"] or "none now"),
+                ("Attempt", str(ours["attempt"])),
+                ("Seed", str(job["seed"])),
+                ("Id", job["id"]),
+            ]
+        )
+
+
+def _where(job: Json) -> str:
+    progress = job["attune"]["progress"]
+    if job["status"] == "validating_files":
+        return "Checking and counting the data"
+    if job["status"] == "queued" and not progress["step"]:
+        return "Waiting for a worker"
+    if progress["total_steps"]:
+        return f"Step {progress['step']} of {progress['total_steps']}"
+    return "Not started"
+
+
+def _time_left(job: Json) -> str:
+    if job["finished_at"] is not None:
+        return f"took {lasting(job['finished_at'] - (job['attune']['started_at'] or job['created_at']))}"
+    if job["estimated_finish"] is not None:
+        return f"about {lasting(max(1, job['estimated_finish'] - time.time()))} left"
+    return ""
+
+
+def _plan(job: Json) -> None:
+    plan, resolved = job["attune"]["plan"], job["attune"]["resolved"]
+    if plan is None or resolved is None:
+        return
+    done = job["attune"]["progress"]["step"]
+    with card("Plan and outcome"):
+        lora = resolved["lora"]
+        rows = [("Steps", f"{resolved['total_steps']} planned{'' if job['status'] == 'running' else f', {done} done'}")]
+        if "training_tokens" in plan:
+            trained = "" if job["trained_tokens"] is None else f", {short_count(job['trained_tokens'])} trained"
+            rows.append(("Tokens", f"{short_count(plan['training_tokens'] * resolved['n_epochs'])} planned{trained}"))
+        if "trainable_parameters" in plan:
+            rows.append(("Trainable", f"{short_count(plan['trainable_parameters'])} parameters"))
+        if "memory_bytes" in plan:
+            rows.append(("Memory", short_bytes(sum(plan["memory_bytes"].values()))))
+        rows.append(("Learning rate", f"{resolved['learning_rate']:g}"))
+        if lora is not None:
+            rows += [
+                ("Rank", str(lora["rank"])),
+                ("Scale", f"{lora['scale']:g}x (alpha {lora['scale'] * lora['rank']:g})"),
+            ]
+        rows += [("Epochs", str(resolved["n_epochs"])), ("Batch size", str(resolved["batch_size"]))]
+        facts(rows)
+        with tag("details", "fold"):
+            text("summary", "Why these values")
+            with tag("dl", "reasons"):
+                for name, reason in (job["attune"]["reasons"] or {}).items():
+                    text("dt", name.replace("_", " ").replace(".", " "))
+                    text("dd", reason)

@@ -1,0 +1,92 @@
+"""From data to a running job on one page: data, base, name, start. Everything else is folded away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request
+from nicegui import ui
+
+from api.dashboard.bases import BaseChoice
+from api.dashboard.blocks import button, card, empty, notice, refusals_in, tag, text
+from api.dashboard.data_choice import DataChoice
+from api.dashboard.draft import Draft, Unreadable, from_job
+from api.dashboard.frame import frame
+from api.dashboard.plan_panel import PlanPanel
+from api.dashboard.prompts_field import PromptsField
+from api.dashboard.rest import in_path
+from api.dashboard.settings_form import SettingsForm
+from api.dashboard.visit import Visit, visit_of
+
+
+@ui.page("/new", response_timeout=30)
+async def new_job_page(request: Request, again: str = "") -> None:
+    """`again`: a job's id, to begin with what it was asked to be."""
+    visit = visit_of(request)
+    with frame(visit, "Train a model", active="Train"):
+        if not visit.may("write"):
+            empty("This key cannot train", "Ask an admin of the project for a key with the scope “write”.")
+            return
+        place = tag("div", "stack wide-gap")
+        with place:
+            draft = Draft()
+            with refusals_in(place):
+                if again:
+                    draft = from_job(await visit.rest.get(f"/v1/fine_tuning/jobs/{in_path(again)}"))
+                NewJob(visit, draft, await visit.rest.get("/v1/attune/base_models"))
+
+
+class NewJob:
+    def __init__(self, visit: Visit, draft: Draft, bases: dict[str, Any]) -> None:
+        self._visit = visit
+        self._draft = draft
+        with card("1  Data", note="What should it learn from?"):
+            DataChoice(visit, draft, self._changed)
+        with card("2  Base model", note="What it starts from"):
+            BaseChoice(bases["data"], draft, self._changed)
+        with card("3  Name and start"):
+            with tag("div", "field"):
+                text("label", "Name").props('for="job-name"')
+                name = tag("input").props(
+                    'id="job-name" maxlength="40" placeholder="for example: tickets" autocomplete="off"'
+                )
+                self._name = name
+                name.on("input", self._named, js_handler="(e) => emit(e.target.value)")
+                text("span", "Becomes a part of the model's id. You can leave it empty.", "help")
+            self._prompts = PromptsField(draft)
+            SettingsForm(draft, self._changed)
+            self._plan = PlanPanel(visit, draft)
+            self._problem = tag("div")
+            with tag("div", "row"):
+                self._start = button("Start training", self._begin, kind="primary", icon="play_arrow")
+                self._missing = text("span", "", "quiet")
+        self._changed()
+
+    def _named(self, event: Any) -> None:
+        self._draft.name = str(event.args)
+
+    def _changed(self) -> None:
+        missing = [
+            word
+            for word, value in (("data", self._draft.training_file), ("a base model", self._draft.model))
+            if value is None
+        ]
+        self._missing.text = f"Choose {' and '.join(missing)} first." if missing else ""
+        self._name.props["value"] = self._draft.name
+        self._prompts.show()
+        self._plan.refresh()
+
+    async def _begin(self) -> None:
+        self._problem.clear()
+        with self._problem:
+            if not self._draft.is_whole:
+                notice(self._missing.text, "warning")
+                return
+            try:
+                body = self._draft.request()
+            except Unreadable as unreadable:
+                notice(f"One of the settings cannot be read. {unreadable}", "error")
+                return
+        with refusals_in(self._problem):
+            job = await self._visit.rest.post("/v1/fine_tuning/jobs", body)
+            ui.navigate.to(f"/jobs/{job['id']}")
