@@ -65,7 +65,6 @@ CONFIGURATIONS = (
     Configuration("dropout", dropout=0.1, tokens=1024, batch=2, micro_tokens=2048),
     Configuration("deep", layers=16, tokens=1024, batch=3, micro_tokens=3072),
 )  # fmt: skip
-SHORT = ("small", "long pack", "recomputed")
 
 
 @dataclass(frozen=True)

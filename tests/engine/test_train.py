@@ -203,11 +203,21 @@ def test_execution_is_chosen_once_and_kept_by_a_resumed_run(resident: Resident, 
     chosen = of_type(Started, run(resident, work, stop_after(2)))[0].execution
     assert chosen.threads == 1
     assert chosen.micro_tokens == 2048  # memory does not limit so small a base
-    other: Execution = chosen.model_copy(update={"micro_tokens": 64})
+    other: Execution = chosen.model_copy(update={"micro_tokens": 4096})
     next_attempt(work, execution=other)
     reports = run(resident, work, stop_after(3))
     assert of_type(Started, reports)[0].resumed_step == 0
     assert "packing budget" in of_type(Message, reports)[0].message
+
+
+def test_a_snapshot_outlives_the_ladder(resident: Resident, make_work: MakeWork) -> None:
+    """An attempt that went down the ladder and was lost before its first snapshot costs no progress."""
+    work = make_work(execution=None)
+    chosen = of_type(Started, run(resident, work, stop_after(2)))[0].execution
+    lower = chosen.model_copy(update={"micro_tokens": 64, "checkpointing": True})
+    next_attempt(work, execution=lower)
+    started = of_type(Started, run(resident, work, stop_after(1)))[0]
+    assert (started.resumed_step, started.execution) == (2, lower)
 
 
 def test_snapshots_are_pruned_and_never_made_at_the_last_step(resident: Resident, make_work: MakeWork) -> None:
