@@ -276,7 +276,9 @@ def _is_about_the_base(error: AttuneError) -> bool:
 
 def light_folder(storage: Storage, base: BaseModelRow, cache_dir: Path) -> Path:
     """A folder with the base's tokenizer and configuration, fetched once and verified."""
-    assert base.light_prefix is not None, "the base is not ready"
+    if base.light_prefix is None:
+        message = f"The base model '{base.id}' has no tokenizer in storage; remove it and add it again."
+        raise AttuneError(message, code="base_model_unusable", param="model")
     folder = cache_dir / f"{ids.slug(base.id)}-{base.revision[:16]}"
     if folder.is_dir():
         return folder

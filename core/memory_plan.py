@@ -24,7 +24,7 @@ RUNTIME_BYTES = 512 * 1024**2  # the program and its libraries, before any model
 CPU_RUNTIME_BYTES = 150 * 1024**2  # above an idle engine: the architecture's code, kernels made on first use
 # What an allocator takes for the tensors of a step: between those that stay it keeps holes of those that went. The
 # CPU's is measured (`make bench-plan`, glibc); the GPU's is not, and stands for the rounding of its segments.
-CPU_HEAP, GPU_HEAP = 1.44, 1.1
+CPU_HEAP, GPU_HEAP = 1.7, 1.1
 FLOAT32 = 4
 
 
@@ -88,7 +88,7 @@ def _activations(
 ) -> float:
     """Kept for the backward pass, and the largest dequantised weight. Under checkpointing each layer keeps its
     input, and one layer at a time all the rest."""
-    layer = tokens * _layer_bytes(resolved, shape, element, on_gpu)
+    layer = tokens * _layer_bytes(resolved, shape, element, recomputes, on_gpu)
     kept = shape.layers * tokens * shape.hidden * element + layer if recomputes else shape.layers * layer
     if resolved.lora is not None and element < FLOAT32:
         factors = trainable_parameters(shape, resolved.lora) * element  # A and B as they are multiplied with
@@ -97,15 +97,16 @@ def _activations(
     return kept + (widest * element if resolved.quantization is not Quantization.NONE else 0)
 
 
-def _layer_bytes(resolved: Resolved, shape: ModelShape, element: int, on_gpu: bool) -> float:
-    """Per token of one block, by the tensors that autograd saves."""
+def _layer_bytes(resolved: Resolved, shape: ModelShape, element: int, recomputes: bool, on_gpu: bool) -> float:
+    """Per token of one block, by the tensors that autograd saves. A block that is run again as a whole keeps all of
+    its parts meanwhile; else norms and gated MLPs are made anew from less."""
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    # Both norms keep their input in float32 and give their output to the linears
-    norms = 2 * shape.hidden * (FLOAT32 + element)
+    # Both norms keep their input, in float32 where they are trained, and give their output to the linears
+    norms = 2 * shape.hidden * ((FLOAT32 if recomputes or resolved.training is Training.FULL else element) + element)
     # On a GPU q, k, v and the output, which the next linear shares; on a CPU the four in float32, with keys and
     # values repeated for every head, and that linear's input
     attention = element * (2 * query + 2 * key) if on_gpu else FLOAT32 * 4 * query + element * query
-    feed_forward = 4 * shape.ffn * element  # gate, its activation, up, and their product
+    feed_forward = (4 if recomputes else 2) * shape.ffn * element  # gate and up; its activation, and their product
     adapted = 0.0
     if resolved.lora is not None:
         linears = shape.linears()

@@ -79,11 +79,8 @@ class Queue:
     def __init__(self, session: Session, workers: Sequence[Worker], rates: Rates, priority: int) -> None:
         now = session.scalar(select(db_now())) or 0.0
         self.now = float(now)
-        ends = dict(
-            session.execute(select(Job.worker_id, Job.estimated_finish).where(Job.status == JobStatus.RUNNING))
-            .tuples()
-            .all()  # a result itself has keys(), and dict() would take it for a mapping
-        )
+        held = select(Job.worker_id, Job.estimated_finish).where(Job.status == JobStatus.RUNNING)
+        ends = {row[0]: row[1] for row in session.execute(held)}
         # None: busy, and nobody can say until when
         self.free_in_s: dict[str, float | None] = {
             worker.id: 0.0 if worker.id not in ends else _left(ends[worker.id], self.now) for worker in workers

@@ -49,6 +49,7 @@ def fuzz(folder: Path, examples: int, *more: str) -> subprocess.CompletedProcess
                 "FUZZ_MODEL": model_id,
                 "FUZZ_KEY": key_parts(spare.key)[0],
                 "FUZZ_PROJECT": spare.project_id,
+                "FUZZ_ERASED": web.tenant("erased").project_id,
             },
             check=False,
             stdout=subprocess.PIPE,

@@ -90,7 +90,7 @@ _WRONG: list[tuple[dict[str, Any], int, str | None]] = [
     ({"attune": {"lora": {"rnk": 8}}}, 400, "attune.lora.rnk"),
     ({"attune": {"lora": {"scale": 1.0, "alpha": 16.0}}}, 400, "attune.lora"),
     ({"attune": {"lora": {"target_modules": ["q;rm"]}}}, 400, "attune.lora.target_modules[0]"),
-    ({"attune": {"dry_run": True}}, 400, "attune.dry_run"),
+    ({"attune": {"dryrun": True}}, 400, "attune.dryrun"),
     ({"seed": -1}, 400, "seed"),
     ({"seed": 2**63}, 400, "seed"),
     ({"suffix": ""}, 400, "suffix"),

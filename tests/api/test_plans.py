@@ -149,10 +149,8 @@ def test_what_refuses_the_job_refuses_the_plan(web: Place, tenant: Tenant, base:
     assert foreign.status_code in (400, 404)
     assert dry_run(tenant, file_id, attune={"max_example_tokens": 9}).json()["error"]["code"] == "example_too_long"
     assert dry_run(tenant, file_id, attune={"rank": 3}).status_code == 400
-    pairs_in_place_of_conversations = counted(web, tenant, pairs(12, seed=1))
-    refused = dry_run(tenant, pairs_in_place_of_conversations)
-    assert refused.status_code == 400
-    assert "line 1" in refused.json()["error"]["message"]
+    refused = dry_run(tenant, tenant.upload(pairs(12, seed=1)))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "wrong_method")
     assert refused.json()["error"]["param"] == "training_file"
     with web.database.read() as session:
         rows = session.query(TokenCount).where(TokenCount.project_id == stranger.project_id).count()

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from core.choices import check_choices
 from core.errors import AttuneError
-from core.model_shape import memory
+from core.memory_plan import memory
 from core.plan import resolve
 from core.spec import Hyperparameters, LoraChoice, Method, Quantization, Schedule, TooLong, Training
 from tests.core.test_plan import DATA, SHAPE, counts
@@ -91,14 +91,15 @@ def test_full_training_is_planned_in_float32_without_an_adapter() -> None:
     assert "tenth of what LoRA takes" in reasons["learning_rate"]
     parts = memory(resolved, SHAPE)
     # Weights, gradients and two moments, each of four bytes
-    assert parts["base_linears"] + parts["base_embeddings"] == 4 * SHAPE.parameters
-    assert parts["adapter_and_optimizer"] == 12 * SHAPE.parameters
-    assert parts["dequantized_layer"] == 0
+    assert parts["weights"] == 4 * SHAPE.parameters
+    assert parts["gradients"] + parts["optimizer"] == 12 * SHAPE.parameters
+    assert parts["adapter"] == 0
 
 
 def test_bytes_a_weight_by_quantisation() -> None:
     def base_bytes(**chosen: object) -> int:
-        return memory(resolve(Hyperparameters.model_validate(chosen), DATA, None, SHAPE)[0], SHAPE)["base_linears"]
+        parts = memory(resolve(Hyperparameters.model_validate(chosen), DATA, None, SHAPE)[0], SHAPE)
+        return parts["weights"] - 2 * (SHAPE.parameters - SHAPE.linear_parameters)  # embeddings stay in 16 bit
 
     weights = SHAPE.linear_parameters
     assert base_bytes(quantization="fp4") == base_bytes(quantization="nf4") == base_bytes()

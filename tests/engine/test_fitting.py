@@ -72,7 +72,8 @@ def test_every_rung_gives_the_same_loss_and_gradients(base_folder: Path, dropout
     whole, expected = gradients(300, False)
     recomputed_loss, same = gradients(300, True)
     assert recomputed_loss == whole
-    assert all(torch.equal(a, b) for a, b in zip(expected, same, strict=True))
+    # Not bit for bit: what is made anew by parts adds its gradients up in another order
+    assert all((a - b).norm() <= 1e-3 * a.norm() for a, b in zip(expected, same, strict=True))
     assert max(float(gradient.abs().max()) for gradient in expected) > 0
     if dropout == 0.0:  # its draws follow the order of the packs
         split_loss, split = gradients(120, False)

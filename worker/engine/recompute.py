@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 from types import MethodType
 
@@ -18,6 +19,19 @@ from torch import Tensor, nn
 
 # The one MLP that is known here, as Llama, Mistral, Qwen, Gemma, SmolLM and OLMo have it
 GATED = "self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))"
+
+
+# Within a layer that is run again as a whole, what its parts would keep to be made anew is kept for nothing
+_whole_layer: ContextVar[bool] = ContextVar("whole_layer", default=False)
+
+
+def run_whole(forward: Callable[..., Tensor], *args: object, **kwargs: object) -> Tensor:
+    """`forward` of a layer that checkpointing runs again: its norms and MLP as they were before `save_memory`."""
+    token = _whole_layer.set(True)
+    try:
+        return forward(*args, **kwargs)
+    finally:
+        _whole_layer.reset(token)
 
 
 class _Recomputed(torch.autograd.Function):
@@ -39,14 +53,14 @@ class _Recomputed(torch.autograd.Function):
 
 def _norm(plain: Callable[[Tensor], Tensor], norm: nn.Module, x: Tensor) -> Tensor:
     trained = any(parameter.requires_grad for parameter in norm.parameters())
-    if trained or not (torch.is_grad_enabled() and x.requires_grad):
+    if trained or _whole_layer.get() or not (torch.is_grad_enabled() and x.requires_grad):
         return plain(x)
     return _Recomputed.apply(plain, x)
 
 
 def _gated_mlp(mlp: nn.Module, x: Tensor) -> Tensor:
     gate_TI, up_TI = mlp.gate_proj(x), mlp.up_proj(x)
-    if not (torch.is_grad_enabled() and gate_TI.requires_grad):
+    if _whole_layer.get() or not (torch.is_grad_enabled() and gate_TI.requires_grad):
         return mlp.down_proj(mlp.act_fn(gate_TI) * up_TI)
 
     def product(gate: Tensor, up: Tensor) -> Tensor:
