@@ -202,11 +202,9 @@ def test_c30_preferences_train_from_either_spelling(live: Live, client: OpenAI, 
     )
     assert answer.choices[0].finish_reason in ("stop", "length")
 
-    unfit = client.fine_tuning.jobs.create(model=BASE, training_file=training_file, method={"type": "dpo"})
-    refused = wait_until_ended(client, unfit.id)
-    assert refused.error is not None
-    assert (refused.status, refused.error.code, refused.error.param) == ("failed", "wrong_method", "training_file")
-    assert "line 1: the method dpo trains on preference pairs" in refused.error.message
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.fine_tuning.jobs.create(model=BASE, training_file=training_file, method={"type": "dpo"})
+    assert (refused.value.code, refused.value.param) == ("wrong_method", "training_file")
 
 
 def test_too_long_lines_samples_early_stopping_and_perplexity_are_told(client: OpenAI, training_file: str) -> None:

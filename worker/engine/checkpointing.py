@@ -1,6 +1,7 @@
 """Activation checkpointing: each decoder layer keeps its input alone and is run again in the backward pass.
 
-https://arxiv.org/abs/1604.06174. The same loss comes out, dropout included, and the same gradients to rounding, for about a third more time.
+https://arxiv.org/abs/1604.06174. The same loss comes out, dropout included, and the same
+gradients to rounding, for about a third more time.
 """
 
 from __future__ import annotations
