@@ -96,9 +96,7 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
 def _methods(request: Request) -> list[str]:
     """What the path takes. (Starlette names the first of its routes alone, and each has one method.)"""
     app = cast(FastAPI, request.app)
-    # a path that is listed as it stands, such as …/conversions/preview, is no id of the pattern beside it
-    literal = app.openapi()["paths"].get(request.url.path, {})
-    return [method for method in _METHODS if method.lower() in literal] or [
+    return [
         method
         for method in _METHODS
         if any(route.matches({**request.scope, "method": method})[0] == Match.FULL for route in app.routes)

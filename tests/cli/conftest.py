@@ -1,4 +1,4 @@
-"""One `attune up` for all commands."""
+"""One `attune up` for the commands of a module; one of them ends it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.engine.tiny_base import make_base
 from tests.live import live_service
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("attune")
     base = make_base(folder / "base")

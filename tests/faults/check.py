@@ -62,6 +62,8 @@ def _jobs(session: Session, storage: Storage, intents: list[Intent]) -> Iterator
             continue
         if job.status not in TERMINAL:
             yield f"lost: {job.id} is {job.status}"
+        elif job.status not in intent.may_end:
+            yield f"lost: {job.id} is {job.status}: {(job.error or {}).get('message')}"
         if intent.cancelled and job.status != "cancelled":
             yield f"{job.id}: its cancel was acknowledged, and it is {job.status}"
         if job.status == "succeeded":

@@ -163,6 +163,7 @@ def _train(item: Work, folder: WorkFolder, reports: Reports) -> Failed | None:
             trained_tokens=10 * total,
             train_loss=state.loss,
             metrics=_checkpoint(state, folder.adapter),
+            steps=total,
             final_valid_loss=state.loss,
             adapter_sha256=sha256,
         )

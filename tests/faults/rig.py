@@ -126,6 +126,7 @@ class Intent:
     epochs: int
     job_id: str | None = None
     cancelled: bool = False  # and the service has said yes
+    may_end: tuple[str, ...] = ("succeeded",)  # what a good run of it may come to
 
     @property
     def steps(self) -> int:

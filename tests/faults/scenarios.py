@@ -130,6 +130,7 @@ def kill_points(rig: Rig, times: int) -> Outcome:
 def _cancel(rig: Rig, intent: Intent) -> None:
     """Remembered once it is acknowledged; a job that has ended says so, and that is an answer too."""
     assert intent.job_id is not None
+    intent.may_end = ("succeeded", "cancelled")
     try:
         job = rig.client().fine_tuning.jobs.cancel(intent.job_id)
         intent.cancelled = job.status == "cancelled"
@@ -318,6 +319,7 @@ def _doomed(rig: Rig, word: str, times: int, code: str) -> Outcome:
     landed, recovery_s = 0, 0.0
     for _ in range(times):
         bad, good = rig.create(rig.upload(word), 30), rig.create(rig.upload(), 12)
+        bad.may_end = ("failed",)
         recovery_s = max(recovery_s, rig.until_ended([bad, good], 180))
         job = rig.client().fine_tuning.jobs.retrieve(bad.job_id or "")
         landed += job.status == "failed" and job.error is not None and job.error.code == code
