@@ -14,13 +14,13 @@ import httpx
 from anyio import to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.requests import ClientDisconnect
 
 from api.errors import envelope
+from api.generation import Generation
 from api.parts import Caller, Parts, Within
 from api.renamed import renamed
-from api.wire import ModelId
 from core import aliases, catalog, published, servers
 from core.errors import AttuneError, Unavailable
 from core.models import Server
@@ -31,21 +31,13 @@ NO_SERVER_RETRY_S = 5.0
 _PASSED_ON = ("content-type", "retry-after", "x-should-retry")
 
 
-class ChatRequest(BaseModel):
-    """What the web side itself needs to know; every other field goes to the server as it came."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    model: ModelId
+class ChatRequest(Generation):
     messages: Annotated[list[object], Field(min_length=1)]
 
 
-class TextRequest(BaseModel):
-    """The older route, with a plain prompt; the server judges the rest."""
+class TextRequest(Generation):
+    """The older route, with a plain prompt."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    model: ModelId
     prompt: str | list[object]
 
 
@@ -73,6 +65,7 @@ async def create_embeddings(caller: Caller) -> Response:
 async def _answer(
     route: str, body: ChatRequest | TextRequest, request: Request, caller: Principal, parts: Parts
 ) -> Response:
+    body.check_fields()
     model_id, candidates = await to_thread.run_sync(_servers_for, parts, caller.project_id, body.model)
     content = _written_anew(body.model_copy(update={"model": model_id}))
     alias = None if model_id == body.model else body.model
@@ -99,7 +92,7 @@ async def _answer(
 def _written_anew(body: ChatRequest | TextRequest) -> bytes:
     """What was checked is what is sent, whatever doubled keys the client's text held."""
     try:
-        return json.dumps(body.model_dump(), allow_nan=False).encode()
+        return json.dumps(body.model_dump(exclude_unset=True), allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         message = "The body holds NaN, Infinity or too many objects within each other."
         raise AttuneError(message, code="invalid_json") from error
