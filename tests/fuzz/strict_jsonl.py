@@ -22,7 +22,6 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 _TEXT = {"type": "string"}
 _NAMED = {"type": "object", "required": ["name"], "properties": {"name": _TEXT}}
 _TOOL = {"type": "object", "required": ["function"], "properties": {"function": _NAMED}}
-_ONLY_ASSISTANT = ("weight", "tool_calls", "reasoning_content")
 _NOTHING = {"enum": [None]}
 
 
