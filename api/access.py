@@ -69,8 +69,17 @@ DEMANDS: dict[str, Scopes] = {
     "GET /v1/models/{model:path}": LOOK,
     "DELETE /v1/models/{model:path}": WRITE,
     "POST /v1/chat/completions": INFERENCE,
+    "GET /v1/chat/completions": INFERENCE,
+    "GET /v1/chat/completions/{completion_id}": INFERENCE,
+    "POST /v1/chat/completions/{completion_id}": INFERENCE,
+    "DELETE /v1/chat/completions/{completion_id}": INFERENCE,
+    "GET /v1/chat/completions/{completion_id}/messages": INFERENCE,
     "POST /v1/completions": INFERENCE,
     "POST /v1/embeddings": INFERENCE,
+    "GET /v1/batches": LOOK,
+    "POST /v1/batches": INFERENCE,
+    "GET /v1/batches/{batch_id}": LOOK,
+    "POST /v1/batches/{batch_id}/cancel": INFERENCE,
     "POST /v1/fine_tuning/alpha/graders/validate": INFERENCE,
     "POST /v1/fine_tuning/alpha/graders/run": INFERENCE,
     "GET /v1/attune/fine_tuning/jobs/{fine_tuning_job_id}/log": READ,
@@ -110,8 +119,9 @@ class Route:
 
     @property
     def may_change(self) -> bool:
-        """Asking a model changes nothing, although it is a POST."""
-        return self.method != "GET" and self.scopes != INFERENCE
+        """Asking a model changes nothing, although it is a POST; a batch leaves files."""
+        is_asking = self.scopes == INFERENCE and not self.pattern.startswith("/v1/batches")
+        return self.method != "GET" and not is_asking
 
 
 @dataclass(frozen=True)

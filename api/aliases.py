@@ -8,9 +8,10 @@ from fastapi import APIRouter, Query
 from pydantic import StringConstraints
 
 from api.parts import Caller, Within
-from api.wire import Deleted, ModelId, Ours, Shown
+from api.wire import Deleted, Ours, Shown
 from core import aliases
 from core.alias_models import ModelAlias
+from core.storable import ModelId
 
 router = APIRouter(prefix="/v1/attune/aliases", tags=["attune"])
 AliasName = Annotated[

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-import httpx
 from anyio import to_thread
 from fastapi import FastAPI
 
@@ -13,6 +12,7 @@ from api import (
     aliases,
     attune,
     audit,
+    batches,
     chat,
     docs,
     errors,
@@ -26,6 +26,7 @@ from api import (
     operators,
     permissions,
     quotas,
+    stored_completions,
     stream,
     uploads,
     webhooks,
@@ -41,16 +42,13 @@ from api.rate_limit import RateLimit
 from api.replay import Replay
 from api.unchanged import Unchanged
 from api.webhook_sender import Sender
-from core import catalog
+from core import catalog, completions
 from core.db import Database, open_database
 from core.logs import configure_logs
 from core.rates import Rates
 from core.serve_token import serve_token
 from core.settings import Settings, load_settings
 from core.storage import open_storage
-
-GENERATION_S = 600.0  # as long as OpenAI's clients wait
-CONNECT_S = 3.0
 
 
 def create_app(settings: Settings, *, with_background: bool = True, pace: Pace | None = None) -> FastAPI:
@@ -89,7 +87,7 @@ def create_app(settings: Settings, *, with_background: bool = True, pace: Pace |
     errors.install(app)
     openapi.install(app)
     routed = (health, files, uploads, jobs, stream, permissions, models, chat, graders, attune, keys, audit, operators)
-    for module in (*routed, quotas, webhooks, aliases):
+    for module in (*routed, batches, quotas, webhooks, aliases, stored_completions):
         app.include_router(module.router)
     app.include_router(docs.router)
     for layer in (Unchanged, Replay, RateLimit):
@@ -104,13 +102,11 @@ def _open(settings: Settings, requests: Requests, with_background: bool) -> Part
     storage = open_storage(settings)
     _register_bases(database, settings)
     sender = Sender(settings.webhook_allow)
-    limits = httpx.Limits(max_connections=256, max_keepalive_connections=32)
     return Parts(
         settings=settings,
         database=database,
         storage=storage,
-        # trust_env: servers are our own neighbours, and no proxy stands between
-        http=httpx.AsyncClient(timeout=httpx.Timeout(GENERATION_S, connect=CONNECT_S), limits=limits, trust_env=False),
+        http=completions.open_client(),
         serve_token=serve_token(settings),
         requests=requests,
         sender=sender,

@@ -16,13 +16,13 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from core.errors import AttuneError, QuotaReached
+from core.errors import AttuneError, QuotaReached, envelope
+from core.invalid import invalid
 
 log = structlog.get_logger()
 PASSING = (408, 429)  # client errors that the same call may get over
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 MAX_RETRY_AFTER_S = 120  # a client that is told to wait longer does not try again at all
-_SHOWN_INPUT = 60  # characters of a wrong value
 
 
 class NotAllowed(AttuneError):
@@ -32,10 +32,6 @@ class NotAllowed(AttuneError):
         message = f"Not allowed: {method} {path[:200]}. Use {allowed}."
         super().__init__(message, code="method_not_allowed", status=405)
         self.allowed = allowed
-
-
-def envelope(error: AttuneError) -> dict[str, dict[str, str | None]]:
-    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
 
 
 def error_response(error: AttuneError, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -105,64 +101,3 @@ def _methods(request: Request) -> list[str]:
         for method in _METHODS
         if any(route.matches({**request.scope, "method": method})[0] == Match.FULL for route in app.routes)
     ]
-
-
-def invalid(errors: Sequence[Mapping[str, Any]], body: object) -> AttuneError:
-    """The first field that does not validate, with everything wrong about it.
-
-    `errors`: pydantic's. A field that takes a number or "auto" fails once for each; both are told together.
-    """
-    first = errors[0]
-    param = _param(first, body)
-    alike = [error for error in errors if _param(error, body) == param]
-    if first["type"] == "json_invalid":
-        reason = first.get("ctx", {}).get("error", "it is not JSON")
-        message = f"We could not parse the JSON body of your request: {reason} at character {first['loc'][-1]}."
-        return AttuneError(message, code="invalid_json")
-    if param is None:
-        return AttuneError(
-            "The body of this request has to be a JSON object, sent with Content-Type: application/json.",
-            code="invalid_body",
-        )
-    if first["type"] == "missing":
-        return AttuneError(f"Missing required parameter: '{param}'.", code="missing_required_parameter", param=param)
-    if first["type"] == "extra_forbidden":
-        return AttuneError(f"Unknown parameter: '{param}'.", code="unknown_parameter", param=param)
-    wrong = ", or ".join(dict.fromkeys(_reason(error) for error in alike))
-    code = "invalid_type" if first["type"].endswith("_type") else "invalid_value"
-    return AttuneError(f"Invalid value for '{param}': {wrong}{_found(first)}.", code=code, param=param)
-
-
-def _param(error: Mapping[str, Any], body: object) -> str | None:
-    """The dotted path of the field at fault; pydantic's names for the arms of a union are no part of it."""
-    kind, *steps = error["loc"]
-    if kind != "body":
-        return str(steps[0]) if steps else None
-    path = ""
-    here = body
-    for index, step in enumerate(steps):
-        is_last = index == len(steps) - 1
-        if isinstance(step, int) and isinstance(here, list):
-            path += f"[{step}]"
-            here = cast(list[object], here)[step] if step < len(cast(list[object], here)) else None
-        elif isinstance(here, dict) and (step in here or (is_last and error["type"] == "missing")):
-            path += f".{step}" if path else str(step)
-            here = cast(dict[object, object], here).get(step)
-    return path or None
-
-
-def _reason(error: Mapping[str, Any]) -> str:
-    text = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    if error["type"] == "literal_error":
-        return str(error.get("ctx", {}).get("expected", text))
-    return text
-
-
-def _found(error: Mapping[str, Any]) -> str:
-    value = error.get("input")
-    if isinstance(value, bool) or value is None:
-        return f" (found {str(value).lower() if value is not None else 'null'})"
-    if isinstance(value, int | float | str):
-        shown = repr(value) if isinstance(value, str) else str(value)
-        return f" (found {shown if len(shown) <= _SHOWN_INPUT else shown[:_SHOWN_INPUT] + '…'})"
-    return ""

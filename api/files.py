@@ -2,52 +2,48 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Annotated, Any, Literal
 
 import structlog
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 
 from api.download import Download, asks_base64, hand_out, hand_out_base64
-from api.form import Limits
+from api.form import LIFETIME_S, Limits, described
 from api.job_object import seconds
 from api.openapi import DOWNLOAD
 from api.parts import Caller, Parts, Within
 from api.receive import receive_upload
+from api.replay import asked, once
 from api.wire import Deleted, Shown
-from core import crash_points, files, projects, quotas
+from core import crash_points, files, projects, quotas, replay
+from core.db import Session
 from core.errors import AttuneError, NotFound, Unavailable
 from core.files import FINE_TUNE_RESULTS, Received
 from core.models import File
+from core.replay import Asked
 
 log = structlog.get_logger()
 router = APIRouter(prefix="/v1/files", tags=["files"])
 FORM_SLACK_BYTES = 2048  # the form around a file is not stored; the exact check follows when the file is there
-_FORM_SCHEMA: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file", "purpose"],
-                    "properties": {
-                        "purpose": {"type": "string", "enum": list(files.UPLOAD_PURPOSES)},
-                        "file": {"type": "string", "format": "binary"},
-                        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
-                        "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2592000},
-                    },
-                }
-            }
-        },
-    }
-}
+_FORM = described(
+    "file",
+    ["purpose"],
+    purpose={"type": "string", "enum": list(files.UPLOAD_PURPOSES)},
+    **{
+        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+        "expires_after[seconds]": {"type": "integer", "minimum": LIFETIME_S[0], "maximum": LIFETIME_S[1]},
+    },
+)
 
 
 class FileAttune(Shown):
     sha256: str
     examples: int | None  # of a fine-tune file: the lines that can be trained on
+    kind: str | None  # of the examples: chat, completion, text, preference, or mixed
     findings: list[dict[str, Any]] | None  # what is wrong with the others, and warnings
 
 
@@ -82,12 +78,12 @@ def show_file(row: File) -> FileObject:
         purpose=row.purpose,
         status=row.status,
         status_details=row.status_details,
-        attune=FileAttune(sha256=row.sha256, examples=row.examples, findings=row.findings),
+        attune=FileAttune(sha256=row.sha256, examples=row.examples, kind=row.kind, findings=row.findings),
     )
 
 
-@router.post("", openapi_extra=_FORM_SCHEMA)
-async def create_file(request: Request, caller: Caller, parts: Within) -> FileObject:
+@router.post("", openapi_extra=_FORM, response_model=FileObject)
+async def create_file(request: Request, caller: Caller, parts: Within) -> Response:
     settings = parts.settings
     announced = request.headers.get("content-length", "")
     await to_thread.run_sync(_check_quota, parts, caller.project_id, int(announced) if announced.isdecimal() else 0)
@@ -98,7 +94,19 @@ async def create_file(request: Request, caller: Caller, parts: Within) -> FileOb
         caller.project_id,
         Limits(settings.max_file_bytes, settings.max_line_bytes),
     )
-    return await to_thread.run_sync(_write_row, parts, caller.project_id, upload)
+    sha256 = _content_sha256(upload)
+    again = asked(request, caller, sha256)
+
+    def write() -> Response:
+        return JSONResponse(_write_row(parts, caller.project_id, upload, again).model_dump(mode="json"))
+
+    return await once(request, parts, sha256, write, lambda: parts.storage.delete(upload.storage_key))
+
+
+def _content_sha256(upload: Received) -> str:
+    """What the form says, not its bytes: a client that sends it again draws another boundary."""
+    said = [upload.filename, upload.purpose, upload.lifetime_s, upload.stored.sha256]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def _check_quota(parts: Parts, project_id: str, announced_bytes: int) -> None:
@@ -107,17 +115,31 @@ def _check_quota(parts: Parts, project_id: str, announced_bytes: int) -> None:
         quotas.check_bytes(session, project, max(0, announced_bytes - FORM_SLACK_BYTES))
 
 
-def _write_row(parts: Parts, project_id: str, upload: Received) -> FileObject:
+def _write_row(parts: Parts, project_id: str, upload: Received, again: Asked) -> FileObject:
     crash_points.here("upload.stored")
     try:
         with parts.database.begin() as session:
-            row = files.create(session, project_id, upload)
+            row = _made_before(session, project_id, again)
+            if row is None:
+                row = files.create(session, project_id, upload)
+                replay.note(session, project_id, row.id, again)
         crash_points.here("upload.named")
     except BaseException as error:
         if not isinstance(error, Unavailable) or not was_written(parts, project_id, upload.id):
             parts.storage.delete(upload.storage_key)
         raise
+    if row.id != upload.id:
+        parts.storage.delete(upload.storage_key)
     return show_file(row)
+
+
+def _made_before(session: Session, project_id: str, again: Asked) -> File | None:
+    """The file of an earlier arrival of this request, if it is still there."""
+    file_id = replay.earlier(session, project_id, again)
+    try:
+        return None if file_id is None else files.get(session, project_id, file_id)
+    except NotFound:
+        return None
 
 
 def was_written(parts: Parts, project_id: str, file_id: str) -> bool:

@@ -6,12 +6,16 @@ Bounds as CVE-2024-47874 and its like teach: few parts, small fields, short head
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 from urllib.parse import unquote
 
+from pydantic import Field
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from api.wire import Ours
 from core.errors import AttuneError
 from core.files import FINE_TUNE, UPLOAD_PURPOSES, clean_name
 
@@ -19,6 +23,23 @@ MAX_FIELDS = 8
 MAX_FIELD_BYTES = 1024 * 1024
 LIFETIME_S = (3600, 2_592_000)  # one hour to thirty days
 _EXTENDED_NAME = re.compile(rb"filename\*\s*=\s*[\w-]+''([^;\s]+)")  # RFC 5987, which some old clients send
+
+
+class Lifetime(Ours):
+    """How long a file is kept; a form has the same as two fields."""
+
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=LIFETIME_S[0], le=LIFETIME_S[1])
+
+
+def described(file_field: str, required: Sequence[str] = (), **fields: dict[str, Any]) -> dict[str, Any]:
+    """The request body of a route that reads a form from the stream, for the API's description."""
+    schema = {
+        "type": "object",
+        "required": [file_field, *required],
+        "properties": {**fields, file_field: {"type": "string", "format": "binary"}},
+    }
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
-from core import cleaning, losses, replay, workers
+from core import batch_claims, cleaning, losses, replay, workers
 from core.db import Database
 from core.doorbell import Doorbell
 from core.errors import AttuneError
@@ -69,7 +69,7 @@ class Janitor:
 
     def _end_expired_leases(self) -> int:
         with self._database.begin() as session:
-            return losses.end_expired(session)
+            return losses.end_expired(session) + batch_claims.end_expired(session)
 
     def _sweep_uploads(self) -> int:
         return cleaning.sweep_unnamed_uploads(self._database, self._storage, UPLOADS_EVERY_S)
@@ -79,6 +79,7 @@ class Janitor:
             workers.forget_dead(session)
             replay.forget_old(session)
         removed = cleaning.sweep_finished_jobs(self._database, self._storage, 2 * self._settings.lease_s)
+        removed += cleaning.sweep_ended_batches(self._database, self._storage, 2 * self._settings.lease_s)
         removed += cleaning.remove_uploads(self._database, self._storage)
         removed += cleaning.remove_files(self._database, self._storage)
         removed += cleaning.forget_audited(self._database, self._settings.audit_keep_days)

@@ -11,17 +11,15 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from api.job_object import JobObject
-from api.wire import ModelId, Ours, Text
+from api.wire import Ours
 from core import tracking_address
 from core.errors import AttuneError
 from core.intake import Wanted
 from core.jobs import Placement
 from core.spec import MAX_SEED, BasicChoices, DpoChoices, FineChoices, Hyperparameters, Method
+from core.storable import FileId, MetadataKey, MetadataValue, ModelId, Text
 
 MAX_WARNINGS = 16
-FileId = Annotated[Text, StringConstraints(min_length=1, max_length=128)]
-MetadataKey = Annotated[Text, StringConstraints(max_length=64)]
-MetadataValue = Annotated[Text, StringConstraints(max_length=512)]
 
 
 class Supervised(Ours):

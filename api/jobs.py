@@ -35,10 +35,12 @@ _METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 def create_job(body: CreateJob, caller: Caller, parts: Within, asked: AsAsked) -> JobObject:
     wanted = body.wanted(parts.settings.mlflow_allow)
     with parts.database.begin() as session:
-        job = replay.earlier_job(session, caller.project_id, asked)
-        if job is None:
+        earlier = replay.earlier(session, caller.project_id, asked)
+        if earlier is not None:
+            job = jobs.get(session, caller.project_id, earlier)
+        else:
             job = intake.accept(session, caller.project_id, wanted)
-            replay.note_job(session, job, asked)
+            replay.note(session, caller.project_id, job.id, asked)
             crash_points.here("create.written")
     crash_points.here("create.committed")
     parts.poke()

@@ -9,11 +9,12 @@ from pydantic import Field, StringConstraints
 
 from api.job_object import seconds
 from api.parts import Caller, Within, concerns
-from api.wire import Deleted, Name, Ours, Shown, Text
+from api.wire import Deleted, Ours, Shown
 from core import projects
 from core.errors import AttuneError
 from core.models import ApiKey
 from core.projects import USUAL, Scope
+from core.storable import Name, Text
 
 router = APIRouter(prefix="/v1/attune/keys", tags=["keys"])
 MAX_LIFETIME_S = 10 * 366 * 24 * 3600

@@ -1,10 +1,10 @@
-"""GET /metrics: what Prometheus reads. Requests are counted by this process, the rest is asked of the database."""
+"""GET /metrics: what Prometheus reads. Requests and memory are this process's, the rest is asked of the database."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
 from core import census
@@ -16,6 +16,7 @@ class Requests:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)  # memory, open files and CPU time, where there is a /proc
         self._answered = Counter(
             "attune_http_requests", "Requests answered", ["method", "route", "status"], registry=self.registry
         )
@@ -53,6 +54,10 @@ class _Census:
         for status, count in found.jobs.items():
             jobs.add_metric([status], count)
         yield jobs
+        batches = GaugeMetricFamily("attune_batches", "Batches by status", labels=["status"])
+        for status, count in found.batches.items():
+            batches.add_metric([status], count)
+        yield batches
         workers = GaugeMetricFamily("attune_workers", "Workers alive, by what they do", labels=["state"])
         for state, count in found.workers.items():
             workers.add_metric([state], count)

@@ -37,6 +37,23 @@ FILE: dict[int | str, Description] = {**DOWNLOAD, 307: ZIP[307]}
 TEXT: dict[int | str, Description] = {
     200: {"description": "Plain text", "content": {"text/plain": {"schema": {"type": "string"}}}}
 }
+_FIELDS = {"id": "string", "object": "string", "created": "integer", "model": "string"}
+_COMPLETION: Description = {
+    "type": "object",
+    "required": [*_FIELDS, "choices"],
+    "properties": {
+        **{name: {"type": kind} for name, kind in _FIELDS.items()},
+        "choices": {"type": "array", "items": {"type": "object"}},
+    },
+}
+EVENTS: Description = {"schema": {"type": "string"}}
+# For the `responses` of a route that answers with JSON, or with an event stream where `stream` is true
+COMPLETION: dict[int | str, Description] = {
+    200: {
+        "description": "The completion; with `stream`, its chunks as server-sent events, and [DONE] at the end",
+        "content": {"application/json": {"schema": _COMPLETION}, "text/event-stream": EVENTS},
+    }
+}
 _ANY = {
     "400": "What was sent is not right; the message says what to change",
     "413": "The body is larger than this place takes",

@@ -8,10 +8,11 @@ from fastapi import APIRouter
 from pydantic import Field, HttpUrl, StringConstraints, TypeAdapter
 
 from api.parts import Caller, Operator, Within
-from api.wire import Deleted, ModelId, Name, Ours, Shown, Text
+from api.wire import Deleted, Ours, Shown
 from core import catalog, erase, projects, servers, workers
 from core.errors import AttuneError, NotFound
 from core.models import BaseModelRow, Project, Server, Worker
+from core.storable import ModelId, Name, Text
 
 router = APIRouter(prefix="/v1/attune", tags=["operators"])
 _URL = TypeAdapter(HttpUrl)

@@ -8,9 +8,10 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from api.parts import Caller, Within, concerns
-from api.wire import Deleted, Shown, Text
+from api.wire import Deleted, Shown
 from core import sharing
 from core.models import CheckpointPermission
+from core.storable import Text
 
 # :path, since some clients encode the slash of an id and some do not
 router = APIRouter(prefix="/v1/fine_tuning/checkpoints/{model:path}/permissions", tags=["fine-tuning"])

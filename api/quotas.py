@@ -23,7 +23,7 @@ Limit = Annotated[int, Field(ge=0, le=MAX_NUMBER, strict=True)] | None
 class QuotaChange(Ours):
     """What is left out stays as it is; null lifts a limit."""
 
-    max_jobs: Limit = None  # unfinished at once
+    max_jobs: Limit = None  # and batches, unfinished at once
     max_stored_bytes: Limit = None
     max_requests_per_minute: Annotated[int, Field(ge=1, le=MAX_NUMBER, strict=True)] | None = None
 
@@ -35,7 +35,7 @@ class Quotas(Shown):
 
 
 class UsageShown(Shown):
-    jobs: int  # unfinished
+    jobs: int  # and batches, unfinished
     stored_bytes: int  # of files and adapters
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+from collections.abc import Awaitable, Callable
 from typing import Annotated, cast
 
 import anyio
@@ -18,9 +19,9 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.auth import GUARDED, bearer
+from api.auth import FILE_PATH, GUARDED, PART_PATH, bearer
 from api.errors import error_response
-from api.parts import Caller, Parts
+from api.parts import Caller, Parts, principal_of
 from core import ids, replay
 from core.errors import AttuneError
 from core.projects import Principal
@@ -30,9 +31,8 @@ WAIT_S = 20.0
 POLL_S = (0.02, 0.5)  # first and longest wait between two looks
 STILL_BUSY_RETRY_S = 5.0
 MAX_KEY = 255
-# Generated text is not kept, and a form's bytes are not held in memory
-_NOT_KEPT = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/files")
-_FORM = "multipart/form-data"
+# Generated text is not kept; a form's bytes are not held in memory, so its route (and that of parts) asks `once`
+_NOT_KEPT = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", FILE_PATH)
 
 
 class Replay:
@@ -42,8 +42,7 @@ class Replay:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
         given = headers.getlist("idempotency-key")
-        is_form = headers.get("content-type", "").startswith(_FORM)
-        if not given or scope["method"] != "POST" or scope["path"] in _NOT_KEPT or is_form:
+        if not given or scope["method"] != "POST" or scope["path"] in _NOT_KEPT or PART_PATH.fullmatch(scope["path"]):
             await self._app(scope, receive, send)
             return
         principal = scope["state"].get("principal")
@@ -53,37 +52,12 @@ class Replay:
         try:
             key = _well_formed(given)
             body = await _read(receive)
-            where = f"{principal.project_id} POST {scope['path']}?".encode() + scope["query_string"] + b"\n"
-            keyed = Keyed(
-                key_id=principal.key_id,
-                idempotency_key=key,
-                request_sha256=hashlib.sha256(where + body).hexdigest(),
-                holder=ids.random_text(24),
-                secret=bearer(headers),
-            )
-            scope["state"]["idempotency_key"] = key
-            response = await self._answer(keyed, scope, body, receive)
+            keyed = _keyed(scope, principal, key, hashlib.sha256(body).hexdigest())
+            parts = cast(Parts, cast(FastAPI, scope["app"]).state.parts)
+            response = await _answer(parts, keyed, lambda: self._run(scope, body, receive))
         except AttuneError as error:
             response = error_response(error)
         await response(scope, receive, send)
-
-    async def _answer(self, keyed: Keyed, scope: Scope, body: bytes, receive: Receive) -> Response:
-        parts = cast(Parts, cast(FastAPI, scope["app"]).state.parts)
-        earlier = await _wait_or_take(parts, keyed)
-        if earlier is not None:
-            headers = {"idempotent-replayed": "true"}
-            return Response(earlier.body, earlier.status, headers, media_type="application/json")
-        is_kept = False
-        try:
-            response = await self._run(scope, body, receive)
-            if 200 <= response.status_code < 300:
-                await to_thread.run_sync(_keep, parts, keyed, Answer(response.status_code, bytes(response.body)))
-                is_kept = True
-            return response
-        finally:
-            if not is_kept:
-                with anyio.CancelScope(shield=True):
-                    await to_thread.run_sync(_release, parts, keyed)
 
     async def _run(self, scope: Scope, body: bytes, receive: Receive) -> Response:
         """The answer of the app, held back until it is kept."""
@@ -108,6 +82,62 @@ class Replay:
         await self._app(scope, receive_again, hold)
         response.body = b"".join(chunks)
         return response
+
+
+async def once(
+    request: Request, parts: Parts, sha256: str, work: Callable[[], Response], undo: Callable[[], None]
+) -> Response:
+    """`work`, for a form: its route has stored its bytes on the way, and only then knows what was asked for.
+
+    `sha256`: of that. Where an Idempotency-Key is given again, the first answer; then `work` is not done, and
+    `undo` removes what was stored.
+    """
+    is_done = False
+
+    async def work_once() -> Response:
+        nonlocal is_done
+        is_done = True
+        return await to_thread.run_sync(work)
+
+    given = request.headers.getlist("idempotency-key")
+    try:
+        if not given:
+            return await work_once()
+        keyed = _keyed(request.scope, principal_of(request), _well_formed(given), sha256)
+        return await _answer(parts, keyed, work_once)
+    finally:
+        if not is_done:
+            with anyio.CancelScope(shield=True):
+                await to_thread.run_sync(undo)
+
+
+def _keyed(scope: Scope, principal: Principal, key: str, sha256: str) -> Keyed:
+    where = f"{principal.project_id} POST {scope['path']}?".encode() + scope["query_string"] + b"\n"
+    return Keyed(
+        key_id=principal.key_id,
+        idempotency_key=key,
+        request_sha256=hashlib.sha256(where + sha256.encode()).hexdigest(),
+        holder=ids.random_text(24),
+        secret=bearer(Headers(scope=scope)),
+    )
+
+
+async def _answer(parts: Parts, keyed: Keyed, work: Callable[[], Awaitable[Response]]) -> Response:
+    earlier = await _wait_or_take(parts, keyed)
+    if earlier is not None:
+        headers = {"idempotent-replayed": "true"}
+        return Response(earlier.body, earlier.status, headers, media_type="application/json")
+    is_kept = False
+    try:
+        response = await work()
+        if 200 <= response.status_code < 300:
+            await to_thread.run_sync(_keep, parts, keyed, Answer(response.status_code, bytes(response.body)))
+            is_kept = True
+        return response
+    finally:
+        if not is_kept:
+            with anyio.CancelScope(shield=True):
+                await to_thread.run_sync(_release, parts, keyed)
 
 
 def _well_formed(given: list[str]) -> str:
@@ -174,16 +204,20 @@ def _release(parts: Parts, keyed: Keyed) -> None:
         replay.release(session, keyed)
 
 
-async def _asked(request: Request, caller: Caller) -> Asked:
-    """What the headers of a request for a job tell about its earlier arrivals."""
+def asked(request: Request, caller: Principal, sha256: str) -> Asked:
+    """What the headers of a request tell about its earlier arrivals; `sha256`: of what it asks for."""
     count = request.headers.get("x-stainless-retry-count", "")
     return Asked(
         key_id=caller.key_id,
-        body_sha256=hashlib.sha256(await request.body()).hexdigest(),
+        request_sha256=hashlib.sha256(f"{request.url.path} {sha256}".encode()).hexdigest(),
         retry_count=min(int(count), 100) if re.fullmatch(r"[0-9]{1,9}", count) else 0,
         waited_s=time.perf_counter() - request.scope["state"]["arrived"],
-        idempotency_key=request.scope["state"].get("idempotency_key"),
+        idempotency_key=request.headers.get("idempotency-key"),
     )
 
 
-AsAsked = Annotated[Asked, Depends(_asked)]
+async def _as_asked(request: Request, caller: Caller) -> Asked:
+    return asked(request, caller, hashlib.sha256(await request.body()).hexdigest())
+
+
+AsAsked = Annotated[Asked, Depends(_as_asked)]

@@ -26,10 +26,23 @@ router = APIRouter(prefix="/v1/attune/fine_tuning/jobs", tags=["attune"])
 RECONNECT_MS = 1000
 RECHECK_S = 60.0  # a key that was revoked hears no longer than this
 EventName = Annotated[str | None, Query(max_length=128)]
+# Of each message, as OpenAPI 3.1 has it for want of a word for streams
+_MESSAGE: dict[str, Any] = {
+    "type": "object",
+    "required": ["id", "data"],
+    "properties": {
+        "id": {"type": "string", "description": "The event's number within its job"},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/EventObject"},
+        },
+    },
+}
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "One message for each event: `id` its number, `data` the event's object. Ends after the last.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": _MESSAGE}},
     },
     204: {"description": "The job is over and has no later event; an EventSource stops asking."},
 }

@@ -2,46 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
 from pydantic import Field, StringConstraints
 
 from api.files import FileObject, show_file, was_written
-from api.form import LIFETIME_S, check_name, check_purpose
+from api.form import Lifetime, check_name, check_purpose, described
 from api.parts import Caller, Parts, Within
 from api.receive import receive_part
-from api.wire import Name, Ours, Shown, Text
+from api.replay import once
+from api.wire import Ours, Shown
 from core import ids, uploads
 from core.compose import compose
 from core.errors import AttuneError, Unavailable
 from core.files import Received
 from core.models import File, Upload, UploadStatus
 from core.objects import Stored
+from core.storable import Name, Text
 from core.storage import StorageMissing
 from core.uploads import MAX_PART_BYTES, Declared
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
-_FORM_SCHEMA: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["data"],
-                    "properties": {"data": {"type": "string", "format": "binary"}},
-                }
-            }
-        },
-    }
-}
-
-
-class Lifetime(Ours):
-    anchor: Literal["created_at"]
-    seconds: int = Field(ge=LIFETIME_S[0], le=LIFETIME_S[1])
 
 
 class UploadCreate(Ours):
@@ -106,14 +90,18 @@ def create_upload(body: UploadCreate, caller: Caller, parts: Within) -> UploadOb
         return show_upload(uploads.create(session, caller.project_id, declared))
 
 
-@router.post("/{upload_id}/parts", openapi_extra=_FORM_SCHEMA)
-async def add_part(upload_id: str, request: Request, caller: Caller, parts: Within) -> PartObject:
+@router.post("/{upload_id}/parts", openapi_extra=described("data"), response_model=PartObject)
+async def add_part(upload_id: str, request: Request, caller: Caller, parts: Within) -> Response:
     upload = await to_thread.run_sync(_pending, parts, caller.project_id, upload_id)
     part_id = ids.part_id()
     key = uploads.part_key(upload, part_id)
     form = request.headers.get("content-type")
     stored = await receive_part(request.stream(), form, parts.storage, key, MAX_PART_BYTES)
-    return await to_thread.run_sync(_write_part, parts, upload, part_id, stored)
+
+    def write() -> Response:
+        return JSONResponse(_write_part(parts, upload, part_id, stored).model_dump(mode="json"))
+
+    return await once(request, parts, stored.sha256, write, lambda: parts.storage.delete(key))
 
 
 def _pending(parts: Parts, project_id: str, upload_id: str) -> Upload:

@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.job_object import seconds
 from api.parts import Caller, Within
-from api.wire import Name, Ours, Shown
+from api.wire import Ours, Shown
 from core import outbox, receivers, signatures, webhooks
 from core.errors import AttuneError
 from core.models import WebhookDelivery, WebhookEndpoint, WebhookEvent
+from core.storable import Name
 
 router = APIRouter()
 _endpoints = APIRouter(tags=["webhooks"])

@@ -1,25 +1,8 @@
-"""Shapes that several endpoints share on the wire, and the text that may stand in them."""
+"""Shapes that several endpoints share on the wire."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
-
-
-def _storable(text: str) -> str:
-    if "\x00" in text:
-        raise ValueError("holds a NUL character (\\u0000); remove it")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("holds half of a surrogate pair; send well-formed Unicode") from error
-    return text
-
-
-Text = Annotated[str, AfterValidator(_storable)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=128, strip_whitespace=True), AfterValidator(_storable)]
-ModelId = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_storable)]
+from pydantic import BaseModel, ConfigDict
 
 
 class Ours(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,11 @@ from cli.show import AsJson, print_json
 
 SHOWN_FINDINGS = 20
 _Examples = typer.Option(exists=True, dir_okay=False, readable=True)
+
+
+class MethodName(StrEnum):
+    SUPERVISED = "supervised"
+    DPO = "dpo"
 
 
 class Finding(BaseModel):
@@ -38,6 +44,8 @@ def train(
     model: Annotated[str, typer.Option(help="A base model of the catalog, or a fine-tuned one to go on with.")],
     validation: Annotated[Path | None, _Examples] = None,
     suffix: Annotated[str | None, typer.Option(help="Becomes a part of the new model's id.")] = None,
+    method: Annotated[MethodName, typer.Option(help="dpo learns from preference pairs.")] = MethodName.SUPERVISED,
+    beta: Annotated[float | None, typer.Option(help="Of dpo: how firmly it is held to the start, up to 2.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the examples.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples in an optimizer step.")] = None,
     learning_rate_multiplier: Annotated[float | None, typer.Option(help="Of the model's base rate.")] = None,
@@ -50,7 +58,9 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a LoRA adapter on a file of examples. What is not given is chosen by the service, with reasons."""
-    hyperparameters = _given(n_epochs=epochs, batch_size=batch_size, learning_rate_multiplier=learning_rate_multiplier)
+    hyperparameters = _given(
+        n_epochs=epochs, batch_size=batch_size, learning_rate_multiplier=learning_rate_multiplier, beta=beta
+    )
     ours = _given(lora=_given(rank=rank, scale=scale) or None, priority=priority, label=label)
     with connected(context) as client:
         training_file = _upload(client, file)
@@ -63,9 +73,7 @@ def train(
             seed=seed if seed is not None else omit,
             extra_body=_given(
                 # through extra_body, so that the service and not a client's idea of its types judges the values
-                method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
-                if hyperparameters
-                else None,
+                method={"type": method, method: {"hyperparameters": hyperparameters}},
                 attune=ours or None,
             ),
         )

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from core.batch_models import BatchPart
 from core.db import Database
 from core.durable import make_folder, sync_folder
 from core.errors import AttuneError
@@ -105,6 +106,8 @@ def named_keys(session: Session) -> set[str]:
     pending = select(Upload, UploadPart.id).join(UploadPart, UploadPart.upload_id == Upload.id)
     for upload, part_id in session.execute(pending.where(Upload.status == UploadStatus.PENDING)):
         keys.add(part_key(upload, part_id))
+    for part in session.scalars(select(BatchPart)):
+        keys.update(key for key in (part.output_key, part.error_key) if key)
     return keys
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from core import servers, workers
+from core.batch_models import Batch, BatchStatus
 from core.db import db_now
 from core.models import Job, JobEvent, JobStatus, WebhookDelivery
 
@@ -15,6 +16,7 @@ from core.models import Job, JobEvent, JobStatus, WebhookDelivery
 @dataclass(frozen=True)
 class Census:
     jobs: dict[str, int]  # every status, also those of no job
+    batches: dict[str, int]  # every status, also those of no batch
     oldest_queued_s: float  # age of the job that has been in the queue the longest; 0 when it is empty
     attempts: int  # begun, of all jobs there are
     attempts_lost: int
@@ -28,6 +30,8 @@ class Census:
 def take(session: Session) -> Census:
     rows = session.execute(select(Job.status, func.count()).group_by(Job.status))
     counted: dict[str, int] = {row[0]: row[1] for row in rows}
+    rows = session.execute(select(Batch.status, func.count()).group_by(Batch.status))
+    counted_batches: dict[str, int] = {row[0]: row[1] for row in rows}
     oldest = session.scalar(select(db_now() - func.min(Job.created_at)).where(Job.status == JobStatus.QUEUED))
     attempts, lost = session.execute(select(func.sum(Job.attempt), func.sum(Job.attempts_lost))).one()
     alive = workers.alive(session)
@@ -36,6 +40,7 @@ def take(session: Session) -> Census:
         states[worker.state] = states.get(worker.state, 0) + 1
     return Census(
         jobs={status.value: counted.get(status.value, 0) for status in JobStatus},
+        batches={status.value: counted_batches.get(status.value, 0) for status in BatchStatus},
         oldest_queued_s=max(oldest or 0.0, 0.0),
         attempts=attempts or 0,
         attempts_lost=lost or 0,

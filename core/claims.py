@@ -34,6 +34,15 @@ class Claim:
     def job_id(self) -> str:
         return self.job.id
 
+    @property
+    def object_id(self) -> str:
+        return self.job.id
+
+    def beat(self, session: Session, lease_s: float) -> Flags | None:
+        """Renew the lease; None when it is lost."""
+        found = _flags(session, _fenced(self).values(lease_until=db_now() + lease_s))
+        return found and found[0]
+
 
 @dataclass(frozen=True)
 class WorkerFacts:
@@ -154,12 +163,6 @@ def _flags(session: Session, statement: Update) -> tuple[Flags, int] | None:
         )
     ).one_or_none()
     return None if row is None else (Flags(bool(row[0]), bool(row[1]), bool(row[2])), int(row[3]))
-
-
-def beat(session: Session, claim: Claim, lease_s: float) -> Flags | None:
-    """Renew the lease; None when it is lost."""
-    found = _flags(session, _fenced(claim).values(lease_until=db_now() + lease_s))
-    return found and found[0]
 
 
 def report(

@@ -5,8 +5,9 @@ Each function takes the rows in one short transaction, removes objects after it,
 
 from __future__ import annotations
 
-from sqlalchemy import delete, exists, or_, select, update
+from sqlalchemy import delete, exists, func, or_, select, update
 
+from core.batch_models import ENDED, Batch, BatchPart
 from core.db import Database, db_now
 from core.models import (
     TERMINAL,
@@ -62,6 +63,26 @@ def _sweep(database: Database, storage: Storage, job: Job) -> None:
         session.execute(update(Job).where(Job.id == job.id).values(swept_at=db_now()))
 
 
+def sweep_ended_batches(database: Database, storage: Storage, older_than_s: float) -> int:
+    """Remove the parts and unnamed objects of batches that ended `older_than_s` ago; returns how many batches."""
+    ended_at = func.coalesce(Batch.completed_at, Batch.failed_at, Batch.expired_at, Batch.cancelled_at)
+    over = (Batch.status.in_(ENDED), Batch.swept_at.is_(None), ended_at < db_now() - older_than_s)
+    with database.begin() as session:
+        ended = session.scalars(select(Batch).where(*over).limit(BATCH)).all()
+        for batch in ended:
+            session.execute(delete(BatchPart).where(BatchPart.batch_id == batch.id))
+    for batch in ended:
+        its_files = [file_id for file_id in (batch.output_file_id, batch.error_file_id) if file_id is not None]
+        with database.read() as session:
+            named = set(session.scalars(select(File.storage_key).where(File.id.in_(its_files))))
+        for entry in list(storage.list(f"projects/{batch.project_id}/batches/{batch.id}")):
+            if entry.key not in named:
+                storage.delete(entry.key)
+        with database.begin() as session:
+            session.execute(update(Batch).where(Batch.id == batch.id).values(swept_at=db_now()))
+    return len(ended)
+
+
 def remove_files(database: Database, storage: Storage) -> int:
     """Delete expired files, and the bytes of files that were deleted; returns how many."""
     with database.begin() as session:
@@ -71,7 +92,8 @@ def remove_files(database: Database, storage: Storage) -> int:
                 File.deleted_at.is_(None),
                 File.expires_at.is_not(None),
                 File.expires_at < db_now(),
-                # a file that an unfinished job needs is kept until the job has ended
+                # a file that an unfinished job or batch needs is kept until that has ended
+                ~exists().where(Batch.status.not_in(ENDED), Batch.input_file_id == File.id),
                 ~exists().where(
                     Job.status.not_in(TERMINAL), or_(Job.training_file == File.id, Job.validation_file == File.id)
                 ),

@@ -10,8 +10,9 @@ from __future__ import annotations
 from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
-from core import jobs
+from core import batches, jobs
 from core.alias_models import ModelAlias
+from core.batch_models import Batch, BatchPart
 from core.db import Database, db_now
 from core.errors import AttuneError, NotFound, Unavailable
 from core.models import (
@@ -19,10 +20,10 @@ from core.models import (
     ApiKey,
     Checkpoint,
     CheckpointPermission,
+    Creation,
     File,
     Job,
     JobEvent,
-    JobRequest,
     KeptAnswer,
     Model,
     Project,
@@ -47,10 +48,10 @@ def erase_project(database: Database, storage: Storage, project_id: str) -> int:
     """
     with database.begin() as session:
         _close(session, project_id)
-        held = _stop_jobs(session, project_id)
+        held = _stop_jobs(session, project_id) + batches.stop_all(session, project_id)
     if held:
         raise Unavailable(
-            f"The project is closed; {held} of its jobs are being stopped. Erase it again in a moment.",
+            f"The project is closed; {held} of its jobs and batches are being stopped. Erase it again in a moment.",
             code="project_busy",
             retry_after_s=STOP_S,
         )
@@ -63,13 +64,27 @@ def erase_project(database: Database, storage: Storage, project_id: str) -> int:
                 or_(CheckpointPermission.project_id == project_id, CheckpointPermission.model_id.in_(its_models))
             )
         )
-        for table in (JobEvent, Snapshot, Checkpoint, JobRequest):
+        for table in (JobEvent, Snapshot, Checkpoint):
             session.execute(delete(table).where(table.job_id.in_(its_jobs)))
+        its_batches = select(Batch.id).where(Batch.project_id == project_id)
+        session.execute(delete(BatchPart).where(BatchPart.batch_id.in_(its_batches)))
         its_uploads = select(Upload.id).where(Upload.project_id == project_id)
         session.execute(delete(UploadPart).where(UploadPart.upload_id.in_(its_uploads)))
         its_keys = select(ApiKey.id).where(ApiKey.project_id == project_id)
         session.execute(delete(KeptAnswer).where(KeptAnswer.key_id.in_(its_keys)))
-        for table in (ModelAlias, WebhookDelivery, WebhookEndpoint, WebhookEvent, Model, Job, File, Upload, ApiKey):
+        for table in (
+            Creation,
+            ModelAlias,
+            WebhookDelivery,
+            WebhookEndpoint,
+            WebhookEvent,
+            Model,
+            Job,
+            Batch,
+            File,
+            Upload,
+            ApiKey,
+        ):
             session.execute(delete(table).where(table.project_id == project_id))
         session.execute(delete(Project).where(Project.id == project_id))
     return removed

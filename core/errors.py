@@ -68,3 +68,8 @@ class Unavailable(AttuneError):
 
     def __init__(self, message: str, *, code: str = "unavailable", retry_after_s: float = 5.0) -> None:
         super().__init__(message, code=code, status=503, type="server_error", retry_after_s=retry_after_s)
+
+
+def envelope(error: AttuneError) -> dict[str, dict[str, str | None]]:
+    """The error as OpenAI's clients read it."""
+    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}

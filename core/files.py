@@ -11,15 +11,19 @@ from sqlalchemy import ColumnElement, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from core import jobs, projects, quotas
+from core.batch_models import ENDED, Batch
 from core.db import db_now
 from core.errors import AttuneError, NotFound
 from core.examples import Summary
 from core.models import File
 from core.objects import Stored
+from core.spec import Method
 
 FINE_TUNE = "fine-tune"
 FINE_TUNE_RESULTS = "fine-tune-results"
-UPLOAD_PURPOSES = (FINE_TUNE, "user_data", "batch", "evals", "assistants", "vision")
+BATCH = "batch"
+BATCH_OUTPUT = "batch_output"
+UPLOAD_PURPOSES = (FINE_TUNE, "user_data", BATCH, "evals", "assistants", "vision")
 MAX_NAME_BYTES = 255
 
 
@@ -65,6 +69,7 @@ def create(session: Session, project_id: str, upload: Received) -> File:
         status="error" if faulty else "processed",
         status_details=_details(summary) if faulty and summary else None,
         examples=summary.examples if summary else None,
+        kind=summary.kind if summary else None,
         findings=[finding.as_dict() for finding in summary.findings] if summary else None,
         expires_at=None if upload.lifetime_s is None else db_now() + upload.lifetime_s,
     )
@@ -95,7 +100,7 @@ def get(session: Session, project_id: str, file_id: str, *, param: str = "id", l
     return row
 
 
-def for_job(session: Session, project_id: str, file_id: str, param: str) -> File:
+def for_job(session: Session, project_id: str, file_id: str, param: str, method: Method) -> File:
     """A file that a job may train on. Raises the 400 or 404 that says why not, in the name of `param`."""
     row = get(session, project_id, file_id, param=param, lock=True)
     if row.purpose != FINE_TUNE:
@@ -110,7 +115,21 @@ def for_job(session: Session, project_id: str, file_id: str, param: str) -> File
             code="invalid_file",
             param=param,
         )
+    _must_suit(row, method, param)
     return row
+
+
+def _must_suit(row: File, method: Method, param: str) -> None:
+    if row.kind is None or (row.kind == "preference") == (method is Method.DPO):
+        return
+    if method is Method.DPO:
+        wrong = (
+            "has examples that are no preference pairs, and the method 'dpo' trains on pairs. Give every line "
+            '"input", "preferred_output" and "non_preferred_output", or use the method \'supervised\'.'
+        )
+    else:
+        wrong = "holds preference pairs. Use the method 'dpo', or upload conversations."
+    raise AttuneError(f"File {row.id} {wrong}", code="wrong_method", param=param)
 
 
 def page(
@@ -147,11 +166,17 @@ def delete(session: Session, project_id: str, file_id: str) -> File:
     row = session.scalar(query)
     if row is None:
         raise NotFound(f"No such File object: {file_id}", code="file_not_found")
-    if (job_id := jobs.using_file(session, project_id, file_id)) is not None:
+    job_id, batch_id = jobs.using_file(session, project_id, file_id), _batch_using(session, project_id, file_id)
+    if job_id is not None or batch_id is not None:
+        user = f"the job {job_id}" if job_id is not None else f"the batch {batch_id}"
         raise AttuneError(
-            f"File {file_id} is in use by the job {job_id}. Cancel the job, or wait for its end.",
-            code="file_in_use",
-            param="id",
+            f"File {file_id} is in use by {user}. Cancel that, or wait for its end.", code="file_in_use", param="id"
         )
     row.deleted_at = session.scalar(select(db_now()))
     return row
+
+
+def _batch_using(session: Session, project_id: str, file_id: str) -> str | None:
+    """The id of an unfinished batch that reads this file, if there is one."""
+    reading = (Batch.project_id == project_id, Batch.input_file_id == file_id, Batch.status.not_in(ENDED))
+    return session.scalar(select(Batch.id).where(*reading).limit(1))

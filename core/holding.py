@@ -1,6 +1,6 @@
 """Keep a claim alive while its holder works: a thread that beats, and the word that the claim is lost.
 
-Used by whoever holds a claim: the runner for training, the preparation child for validation.
+Used by whoever holds a claim: the worker for training and batches, the preparation child for validation.
 """
 
 from __future__ import annotations
@@ -9,16 +9,29 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import Protocol
 
 import structlog
 
-from core import claims, crash_points
-from core.claims import Claim, Flags
-from core.db import Database
+from core import crash_points
+from core.claims import Flags
+from core.db import Database, Session
 from core.errors import Unavailable
 
 log = structlog.get_logger()
 FENCE_MARGIN_S = 15.0  # at most; a holder stops this long before its lease could be given to another
+
+
+class Held(Protocol):
+    """A claim on a job or a batch."""
+
+    @property
+    def object_id(self) -> str: ...
+
+    @property
+    def attempt(self) -> int: ...
+
+    def beat(self, session: Session, lease_s: float) -> Flags | None: ...
 
 
 class Holding:
@@ -31,7 +44,7 @@ class Holding:
     def __init__(
         self,
         database: Database,
-        claim: Claim,
+        claim: Held,
         *,
         lease_s: float,
         beat_s: float,
@@ -78,19 +91,19 @@ class Holding:
             if started - self._renewed_at >= self._beat_s:
                 try:
                     with self._database.begin() as session:
-                        flags = claims.beat(session, self._claim, self._lease_s)
+                        flags = self._claim.beat(session, self._lease_s)
                     crash_points.here("beat.committed")
                     if not self._done.is_set() and not self.seen(flags):
                         return
                     self._renewed_at = started
                 except Unavailable as error:
-                    log.warning("beat_failed", job=self._claim.job_id, error=error.message)
+                    log.warning("beat_failed", held=self._claim.object_id, error=error.message)
             if time.monotonic() - self._renewed_at > self._lease_s - margin_s:
                 self._lose("it could not be renewed in time")
                 return
 
     def _lose(self, why: str) -> None:
         if not self.lost.is_set():
-            log.warning("lease_lost", job=self._claim.job_id, attempt=self._claim.attempt, why=why)
+            log.warning("lease_lost", held=self._claim.object_id, attempt=self._claim.attempt, why=why)
             self.lost.set()
             self._on_lost()

@@ -28,6 +28,15 @@ def part_id() -> str:
     return "part_" + random_text(24)
 
 
+def batch_id() -> str:
+    return "batch_" + random_text(24)
+
+
+def batch_request_id(batch: str, line: int) -> str:
+    """Derived, so that a line has one id whichever attempt answers it."""
+    return "batch_req_" + hashlib.sha256(f"{batch}/{line}".encode()).hexdigest()[:24]
+
+
 def job_id() -> str:
     return "ftjob-" + random_text(24)
 

@@ -46,9 +46,9 @@ def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
         raise AttuneError(
             f"The base model '{base.id}' cannot be used: {base.error}", code="base_model_unusable", param="model"
         )
-    files.for_job(session, project_id, wanted.training_file, "training_file")
+    files.for_job(session, project_id, wanted.training_file, "training_file", wanted.method)
     if wanted.validation_file is not None:
-        files.for_job(session, project_id, wanted.validation_file, "validation_file")
+        files.for_job(session, project_id, wanted.validation_file, "validation_file", wanted.method)
     hyperparameters = wanted.hyperparameters
     if start is not None:
         hyperparameters = _continued(session, start, hyperparameters)

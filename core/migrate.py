@@ -1,12 +1,13 @@
 """`python -m core.migrate`: bring the database to the newest revision; `--check`: is a migration missing?
 
-The guard of terminal job states lives here too, since every migration that copies `jobs` has to make it anew.
+The guards of terminal states live here too, since every migration that copies their table has to make them anew.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from alembic import command
@@ -16,40 +17,51 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from core.alias_models import ModelAlias  # noqa: F401  # pyright: ignore[reportUnusedImport]  (its table)
+from core.batch_models import ENDED
 from core.db import Database, open_database
 from core.grants import take_back
-from core.models import TERMINAL, Base
+from core.models import TERMINAL
 from core.settings import load_settings
+from core.tables import Base
 
-_TERMINAL_SQL = ", ".join(f"'{status}'" for status in TERMINAL)
 _MIGRATION_LOCK = 4_021_911  # advisory lock key: two starting processes migrate one after the other
 
 
 def create_triggers(connection: Connection) -> None:
     """Make (again) the trigger that refuses to move a job out of a terminal state."""
+    _make_final(connection, "jobs", "job", TERMINAL)
+
+
+def create_batch_triggers(connection: Connection) -> None:
+    """The same for batches."""
+    _make_final(connection, "batches", "batch", ENDED)
+
+
+def _make_final(connection: Connection, table: str, name: str, ends: Sequence[str]) -> None:
+    trigger = f"{table}_terminal_is_final"
+    ended = ", ".join(f"'{status}'" for status in ends)
+    moves = f"OLD.status IN ({ended}) AND NEW.status <> OLD.status"
+    message = f"a finished {name} is final"
     if connection.dialect.name == "sqlite":
-        connection.execute(text("DROP TRIGGER IF EXISTS jobs_terminal_is_final"))
+        connection.execute(text(f"DROP TRIGGER IF EXISTS {trigger}"))
         connection.execute(
             text(
-                "CREATE TRIGGER jobs_terminal_is_final BEFORE UPDATE OF status ON jobs "
-                f"WHEN OLD.status IN ({_TERMINAL_SQL}) AND NEW.status <> OLD.status "
-                "BEGIN SELECT RAISE(ABORT, 'a finished job is final'); END"
+                f"CREATE TRIGGER {trigger} BEFORE UPDATE OF status ON {table} WHEN {moves} "
+                f"BEGIN SELECT RAISE(ABORT, '{message}'); END"
             )
         )
         return
     connection.execute(
         text(
-            "CREATE OR REPLACE FUNCTION jobs_terminal_is_final() RETURNS trigger AS $$ BEGIN "
-            "RAISE EXCEPTION 'a finished job is final' USING ERRCODE = 'check_violation'; END $$ LANGUAGE plpgsql"
+            f"CREATE OR REPLACE FUNCTION {trigger}() RETURNS trigger AS $$ BEGIN "
+            f"RAISE EXCEPTION '{message}' USING ERRCODE = 'check_violation'; END $$ LANGUAGE plpgsql"
         )
     )
-    connection.execute(text("DROP TRIGGER IF EXISTS jobs_terminal_is_final ON jobs"))
+    connection.execute(text(f"DROP TRIGGER IF EXISTS {trigger} ON {table}"))
     connection.execute(
         text(
-            "CREATE TRIGGER jobs_terminal_is_final BEFORE UPDATE OF status ON jobs FOR EACH ROW "
-            f"WHEN (OLD.status IN ({_TERMINAL_SQL}) AND NEW.status <> OLD.status) "
-            "EXECUTE FUNCTION jobs_terminal_is_final()"
+            f"CREATE TRIGGER {trigger} BEFORE UPDATE OF status ON {table} FOR EACH ROW "
+            f"WHEN ({moves}) EXECUTE FUNCTION {trigger}()"
         )
     )
 
@@ -103,7 +115,7 @@ def upgrade(database: Database, revision: str = "head") -> None:
 
 
 def missing_changes(database: Database) -> list[object]:
-    """What the tables in `core.models` have that the migrated database has not."""
+    """What the tables in `core.models` and its neighbours have that the migrated database has not."""
     with database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         return list(compare_metadata(context, Base.metadata))

@@ -84,7 +84,7 @@ class Project(Base):
     slug: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[float] = mapped_column(default=db_now())
     erased_at: Mapped[float | None]
-    max_jobs: Mapped[int | None]  # unfinished at once; None, here and below: unlimited
+    max_jobs: Mapped[int | None]  # and batches, unfinished at once; None, here and below: unlimited
     max_stored_bytes: Mapped[int | None]
     max_requests_per_minute: Mapped[int | None]
 
@@ -121,6 +121,7 @@ class File(Base):
     status: Mapped[str]
     status_details: Mapped[str | None]
     examples: Mapped[int | None]  # of a fine-tune file
+    kind: Mapped[str | None]  # of its examples: core.examples.Kind
     findings: Mapped[list[Any] | None]
     created_at: Mapped[float] = mapped_column(default=db_now())
     expires_at: Mapped[float | None]
@@ -405,7 +406,7 @@ class WebhookEvent(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
     type: Mapped[str]
-    object_id: Mapped[str]  # of the job
+    object_id: Mapped[str]  # of the job or batch
     status: Mapped[str] = mapped_column(String(32))
     seq: Mapped[int] = mapped_column(Integer)  # the job's last event number at that moment
     data: Mapped[dict[str, Any] | None]  # what `attune` says beside seq, status and project
@@ -455,15 +456,16 @@ class WebhookDelivery(Base):
     attempts: Mapped[list[Any]] = mapped_column(default=list)  # [{at, status_code, error, seconds}], the newest
 
 
-class JobRequest(Base):
-    """What a job was asked for by: a client that sends its request again is shown this job, and no second one."""
+class Creation(Base):
+    """What a job, batch or file was made by: a client that sends its request again is shown that one, no second."""
 
-    __tablename__ = "job_requests"
-    __table_args__ = (Index(None, "key_id", "body_sha256"),)
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    __tablename__ = "creations"
+    __table_args__ = (Index(None, "key_id", "request_sha256"),)
+    object_id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
     key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
-    body_sha256: Mapped[str]
-    made_by: Mapped[int] = mapped_column(Integer)  # the retry count of the request that made the job
+    request_sha256: Mapped[str]
+    made_by: Mapped[int] = mapped_column(Integer)  # the retry count of the request that made it
     answered: Mapped[int] = mapped_column(Integer)  # the highest retry count that was shown it
     idempotency_key: Mapped[str | None]
     created_at: Mapped[float] = mapped_column(default=db_now())

@@ -1,4 +1,4 @@
-"""What leaves the service as a webhook: one row for each move of a job, written in the transaction of the move.
+"""What leaves the service as a webhook: one row for each move of a job or batch, written in its transaction.
 
 A row that is rolled back was never sent, and one that is committed will be: `core.webhook_queue` makes deliveries
 of it later, on the web side. The worker writes rows here and sees neither endpoints nor their secrets.
@@ -14,6 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core import ids
+from core.batch_models import ENDED, Batch
 from core.models import Job, JobStatus, WebhookEvent
 
 # Moves that are told; the first three are OpenAI's, the others ours.
@@ -25,7 +26,8 @@ _OF_STATUS = {
     JobStatus.PAUSED: "fine_tuning.job.paused",
 }
 CHECKPOINT = "fine_tuning.job.checkpoint.created"
-EVENT_TYPES = (*_OF_STATUS.values(), CHECKPOINT)
+_BATCH = "batch."
+EVENT_TYPES = (*_OF_STATUS.values(), CHECKPOINT, *(f"{_BATCH}{status}" for status in ENDED))
 
 
 def status_moved(session: Session, job: Job) -> None:
@@ -41,6 +43,11 @@ def checkpoint_created(session: Session, job_id: str, checkpoint_id: str, model_
     project_id, status, seq = session.execute(found).one()
     data = {"checkpoint": checkpoint_id, "fine_tuned_model_checkpoint": model_id}
     _add(session, CHECKPOINT, project_id, job_id, status, seq, data)
+
+
+def batch_ended(session: Session, batch: Batch) -> None:
+    """To be called in the transaction that ends a batch. A batch has this one event, so it is the first."""
+    _add(session, f"{_BATCH}{batch.status}", batch.project_id, batch.id, batch.status, 1, None)
 
 
 def _add(
@@ -78,13 +85,13 @@ def body_of(event: WebhookEvent) -> bytes:
 
 
 def sample(project_id: str, kind: str) -> WebhookEvent:
-    """An event of that type as a receiver would see it, of a job that is none; it belongs to no session."""
+    """An event of that type as a receiver would see it, of a job or batch that is none; it belongs to no session."""
     status = kind.rsplit(".", 1)[-1] if kind != CHECKPOINT else JobStatus.RUNNING
     return WebhookEvent(
         id=ids.webhook_event_id(),
         project_id=project_id,
         type=kind,
-        object_id="ftjob-" + "0" * 24,
+        object_id=("batch_" if kind.startswith(_BATCH) else "ftjob-") + "0" * 24,
         status=status,
         seq=0,
         data={"test": True},

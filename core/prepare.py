@@ -1,4 +1,5 @@
 """`python -m core.prepare`: the torch-free child that validates files, resolves autos and plans, one job at a time.
+It validates the input of batches, too, and brings those to their end that no worker holds.
 
 It holds the tokenizers and works under a claim like any worker; bounded in memory and time, it may die without
 harm. A line on stdin means "look now"; the end of stdin means that the web process is gone.
@@ -17,12 +18,15 @@ import socket
 import sys
 import tempfile
 from collections import OrderedDict
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
 import structlog
 
-from core import catalog, claims, crash_points, job_files, losses, plan
+from core import batch_claims, batch_finish, batch_input, catalog, claims, crash_points, job_files, losses, plan
+from core.batch_claims import BatchClaim
+from core.batch_models import BatchStatus
 from core.claims import Claim
 from core.db import Database, open_database
 from core.doorbell import Doorbell
@@ -34,7 +38,7 @@ from core.models import BaseModelRow, File
 from core.render import Renderer
 from core.settings import Settings, load_settings
 from core.spec import JobSpec, Method
-from core.storage import Storage, open_storage
+from core.storage import Storage, StorageCorrupt, StorageMissing, open_storage
 
 log = structlog.get_logger()
 MEMORY_LIMIT_BYTES = 6 * 1024**3  # address space, of which the tokenizers' libraries map about one
@@ -58,6 +62,7 @@ class Preparer:
         self._holder = self._take_name()
         with self._database.begin() as session:
             losses.end_claims_of(session, self._holder)
+            batch_claims.end_claims_of(session, self._holder)
         self._renderers: OrderedDict[tuple[str, str, str], Renderer] = OrderedDict()
 
     def _take_name(self) -> str:
@@ -75,16 +80,58 @@ class Preparer:
         raise AssertionError("itertools.count does not end")
 
     def look(self) -> None:
-        """Prepare bases that are being added, then jobs, until there is nothing left."""
+        """Prepare bases that are being added, then batches and jobs in turn, until there is nothing left."""
         catalog.prepare_waiting(self._database, self._storage, self._settings)
         while True:
             with self._database.begin() as session:
+                batch = batch_claims.claim_early(session, self._holder, self._settings.lease_s)
                 claim = claims.claim_preparation(session, self._holder, self._settings.lease_s)
-            if claim is None:
+            if batch is None and claim is None:
                 return
-            crash_points.here("prepare.claimed")
-            self._work(claim)
+            if batch is not None:
+                self._work_batch(batch)
+            if claim is not None:
+                crash_points.here("prepare.claimed")
+                self._work(claim)
             self._doorbell.ring_idle()
+
+    def _work_batch(self, claim: BatchClaim) -> None:
+        settings = self._settings
+        with (
+            tempfile.TemporaryDirectory(prefix="batch-") as scratch,
+            Holding(self._database, claim, lease_s=settings.lease_s, beat_s=settings.beat_s) as holding,
+        ):
+            try:
+                outcome = self._advance_batch(claim, holding, Path(scratch))
+            except (Unavailable, StorageMissing, StorageCorrupt) as error:
+                log.warning("batch_lost", batch=claim.object_id, error=str(error))
+                holding.settle()
+                with self._database.begin() as session:
+                    batch_claims.lose(session, claim)
+                return
+        log.info("batch_advanced", batch=claim.object_id, outcome=outcome)
+
+    def _advance_batch(self, claim: BatchClaim, holding: Holding, scratch: Path) -> BatchStatus | None:
+        """Validate, or finish what was cancelled or ran out of time. None: the lease is lost."""
+        most = self._settings.max_line_bytes
+        with self._database.begin() as session:
+            flags = claim.beat(session, self._settings.lease_s)
+        if flags is None:
+            return None
+        if claim.batch.status != BatchStatus.VALIDATING or flags.cancel or flags.over_time:
+            return batch_finish.finish(self._database, self._storage, claim, holding, scratch, most)
+        path = scratch / "input.jsonl"
+        batch_finish.fetch_input(self._database, self._storage, claim.batch, path)
+        found = batch_input.check(path, claim.batch.endpoint, most)
+        holding.settle()
+        with self._database.begin() as session:
+            if found.faults:
+                faults = [asdict(fault) for fault in found.faults]
+                return BatchStatus.FAILED if batch_claims.rejected(session, claim, faults) else None
+            done = batch_claims.validated(session, claim, total=found.total, model=found.model)
+            if not done:  # cancelled while it was read
+                batch_claims.give_back(session, claim)
+            return BatchStatus.IN_PROGRESS if done else None
 
     def _work(self, claim: Claim) -> None:
         settings = self._settings

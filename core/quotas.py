@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from core.batch_models import ENDED, Batch
 from core.errors import QuotaReached
 from core.models import TERMINAL, File, Job, Model, Project
 
 
 @dataclass(frozen=True)
 class Usage:
-    """`jobs`: unfinished, paused ones too. `stored_bytes`: of files and adapters."""
+    """`jobs`: unfinished jobs, paused ones too, and batches. `stored_bytes`: of files and adapters."""
 
     jobs: int
     stored_bytes: int
@@ -27,23 +28,26 @@ def usage(session: Session, project_id: str) -> Usage:
     unfinished = session.scalar(
         select(func.count()).select_from(Job).where(Job.project_id == project_id, Job.status.not_in(TERMINAL))
     )
+    batches = session.scalar(
+        select(func.count()).select_from(Batch).where(Batch.project_id == project_id, Batch.status.not_in(ENDED))
+    )
     files = session.scalar(select(func.sum(File.bytes)).where(File.project_id == project_id, File.deleted_at.is_(None)))
     zips = session.scalar(
         select(func.sum(Model.zip_bytes)).where(Model.project_id == project_id, Model.deleted_at.is_(None))
     )
     # An adapter lies there twice: as files, and as a zip of about the same size
-    return Usage(unfinished or 0, int(files or 0) + 2 * int(zips or 0))
+    return Usage((unfinished or 0) + (batches or 0), int(files or 0) + 2 * int(zips or 0))
 
 
 def check_jobs(session: Session, project: Project) -> None:
-    """Raises QuotaReached unless the project may have one more unfinished job."""
+    """Raises QuotaReached unless the project may have one more unfinished job or batch."""
     if project.max_jobs is None:
         return
     unfinished = usage(session, project.id).jobs
     if unfinished >= project.max_jobs:
         raise QuotaReached(
-            f"The project has {unfinished} unfinished jobs and may have {project.max_jobs}. Wait until one ends, "
-            "cancel one, or ask an operator for more.",
+            f"The project has {unfinished} unfinished jobs and batches and may have {project.max_jobs}. "
+            "Wait until one ends, cancel one, or ask an operator for more.",
             code="jobs_quota_reached",
         )
 

@@ -1,7 +1,7 @@
 """A request that is sent again does its work once: by an Idempotency-Key, or by the count of its retries.
 
 With a key, the answer is kept for a day, as Stripe does. Without one, OpenAI's clients repeat a request whose answer
-was lost and say only that they do (`x-stainless-retry-count`); for jobs that is enough to find the first one.
+was lost and say only that they do (`x-stainless-retry-count`); that is enough to find what the first one has made.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from core import projects
 from core.db import db_now
 from core.errors import AttuneError
-from core.models import Job, JobRequest, KeptAnswer
+from core.models import Creation, KeptAnswer
 
 KEPT_S = 24 * 3600.0
 RETRY_WINDOW_S = 15 * 60.0  # OpenAI's clients wait up to ten minutes for an answer before they ask again
@@ -128,47 +128,46 @@ def _sealed(secret: str, holder: str, data: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request for a job, as its headers tell. `waited_s`: since it arrived."""
+    """A request that makes something, as its headers tell. `waited_s`: since it arrived."""
 
     key_id: str
-    body_sha256: str
+    request_sha256: str  # of what it asks for
     retry_count: int
     waited_s: float
     idempotency_key: str | None = None
 
 
-def earlier_job(session: Session, project_id: str, asked: Asked) -> Job | None:
-    """The job that this very request has made before, in an arrival whose answer was lost.
+def earlier(session: Session, project_id: str, asked: Asked) -> str | None:
+    """The id of what this very request has made before, in an arrival whose answer was lost.
 
-    Each job is the answer to one chain of retries: two equal requests that were meant as two have two jobs.
+    Each is the answer to one chain of retries: two equal requests that were meant as two have made two.
     """
     projects.lock(session, project_id)  # two arrivals of one request may be under way at once
-    query = select(JobRequest).where(JobRequest.key_id == asked.key_id, JobRequest.body_sha256 == asked.body_sha256)
+    query = select(Creation).where(Creation.key_id == asked.key_id, Creation.request_sha256 == asked.request_sha256)
     if asked.idempotency_key is not None:
-        query = query.where(
-            JobRequest.idempotency_key == asked.idempotency_key, JobRequest.created_at > db_now() - KEPT_S
-        )
+        query = query.where(Creation.idempotency_key == asked.idempotency_key, Creation.created_at > db_now() - KEPT_S)
     else:
-        repeated = and_(JobRequest.answered < asked.retry_count, JobRequest.created_at > db_now() - RETRY_WINDOW_S)
+        repeated = and_(Creation.answered < asked.retry_count, Creation.created_at > db_now() - RETRY_WINDOW_S)
         # This is the first arrival, held up on its way: the retry was faster
-        overtaken = and_(JobRequest.made_by > asked.retry_count, JobRequest.created_at > db_now() - asked.waited_s)
-        query = query.where(JobRequest.idempotency_key.is_(None), or_(repeated, overtaken))
-    query = query.join(Job, Job.id == JobRequest.job_id).where(Job.project_id == project_id)
-    row = session.scalar(query.order_by(JobRequest.created_at.desc()).limit(1))
+        overtaken = and_(Creation.made_by > asked.retry_count, Creation.created_at > db_now() - asked.waited_s)
+        query = query.where(Creation.idempotency_key.is_(None), or_(repeated, overtaken))
+    query = query.where(Creation.project_id == project_id)
+    row = session.scalar(query.order_by(Creation.created_at.desc()).limit(1))
     if row is None:
         return None
     row.made_by = min(row.made_by, asked.retry_count)
     row.answered = max(row.answered, asked.retry_count)
-    return session.get_one(Job, row.job_id)
+    return row.object_id
 
 
-def note_job(session: Session, job: Job, asked: Asked) -> None:
-    """In the transaction that makes the job, so that there is never one without the other."""
+def note(session: Session, project_id: str, object_id: str, asked: Asked) -> None:
+    """In the transaction that makes the object, so that there is never one without the other."""
     session.add(
-        JobRequest(
-            job_id=job.id,
+        Creation(
+            object_id=object_id,
+            project_id=project_id,
             key_id=asked.key_id,
-            body_sha256=asked.body_sha256,
+            request_sha256=asked.request_sha256,
             made_by=asked.retry_count,
             answered=asked.retry_count,
             idempotency_key=asked.idempotency_key,
@@ -178,5 +177,5 @@ def note_job(session: Session, job: Job, asked: Asked) -> None:
 
 def forget_old(session: Session) -> None:
     """What no request can ask for any more."""
-    for table in (KeptAnswer, JobRequest):
+    for table in (KeptAnswer, Creation):
         session.execute(delete(table).where(table.created_at < db_now() - KEPT_S))

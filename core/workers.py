@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
+from core import batch_claims
 from core.db import db_now
 from core.models import Job, JobStatus, Worker
 
@@ -50,8 +51,8 @@ def forget_dead(session: Session) -> None:
 
 
 def idle_workers(session: Session) -> list[str]:
-    """The idle workers alive, if any job is queued for them; else none."""
+    """The idle workers alive, if a job is queued for them or a batch waits; else none."""
     queued = session.scalar(select(Job.id).where(Job.status == JobStatus.QUEUED, Job.not_before <= db_now()).limit(1))
-    if queued is None:
+    if queued is None and not batch_claims.any_waiting(session):
         return []
     return [worker.id for worker in alive(session) if worker.state == "idle"]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from core.alias_models import ModelAlias  # noqa: F401  (its table)
-from core.models import Base
+from core.tables import Base
 
 connection = context.config.attributes["connection"]
 context.configure(

@@ -17,7 +17,7 @@ from importlib.metadata import version
 
 import structlog
 
-from core import claims, crash_points, job_files, losses, readiness, workers
+from core import batch_claims, claims, crash_points, job_files, losses, readiness, workers
 from core.claims import Claim, WorkerFacts
 from core.db import Database, open_database
 from core.errors import AttuneError, Unavailable
@@ -26,6 +26,7 @@ from core.protocol import Ready
 from core.settings import Settings
 from core.storage import Storage, StorageCorrupt, StorageMissing, open_storage
 from worker.attempt import Attempt, LeaseLost, LeftEarly, Place
+from worker.batch_lane import BatchLane
 from worker.device import DeviceHold
 from worker.engine_process import EngineDied, EngineProcess
 from worker.job_run import JobRun
@@ -57,7 +58,9 @@ class Runner:
         self._state = "idle"
         self._job_id: str | None = None
         self._draining = threading.Event()
+        self._place = Place(settings, self._database, self._storage, self._work_dir / "jobs", self._draining.is_set)
         self._looking = threading.Lock()
+        self._batches = BatchLane(self._place, self._name)
 
     # Life
 
@@ -65,13 +68,14 @@ class Runner:
         """Take the name, end what a dead predecessor held, learn the device, and begin to beat."""
         self._take_name()
         with self._database.begin() as session:
-            ended = losses.end_claims_of(session, self._name)
+            ended = losses.end_claims_of(session, self._name) + batch_claims.end_claims_of(session, self._name)
         if ended:
             log.info("predecessor_claims_ended", worker=self._name, claims=ended)
         shutil.rmtree(self._work_dir / "jobs", ignore_errors=True)
         (self._work_dir / "jobs").mkdir(parents=True)
         _, ready = self._warm_up()
         self._register(ready)
+        self._batches.start()
         threading.Thread(target=self._beat, name="worker-beat", daemon=True).start()
 
     def _take_name(self) -> None:
@@ -129,7 +133,8 @@ class Runner:
             self._say("draining", self._job_id)
 
     def close(self) -> None:
-        """After the last look: end the engine and take the row along."""
+        """After the last look: end the engine, give the batch back, and take the row along."""
+        self._batches.stop()
         with self._looking:
             self._end_engine()
         try:
@@ -173,6 +178,7 @@ class Runner:
 
     def look(self) -> None:
         """Claim until nothing fits. A second ring while one is being answered changes nothing."""
+        self._batches.look()
         if self._facts is None or not self._looking.acquire(blocking=False):
             return
         try:
@@ -212,10 +218,9 @@ class Runner:
     def _work(self, claim: Claim) -> None:
         job = claim.job
         log.info("job_claimed", job=job.id, attempt=claim.attempt, base=job.base_model)
-        place = Place(self._settings, self._database, self._storage, self._work_dir / "jobs", self._draining.is_set)
         with self._database.read() as session:
             inputs = job_files.inputs_of(session, job)
-        attempt = Attempt(place, claim, inputs, on_lost=self._kill_running)
+        attempt = Attempt(self._place, claim, inputs, on_lost=self._kill_running)
         try:
             with attempt.holding:
                 self._run(attempt)

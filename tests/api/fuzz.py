@@ -15,6 +15,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from core import servers
+from core.ids import key_parts
 from core.settings import Settings
 from tests.api.place import Place, Tenant, place, running
 
@@ -27,7 +28,9 @@ def fuzz(folder: Path, examples: int, *more: str) -> subprocess.CompletedProcess
     with running(_generator()) as address, place(settings) as web:
         with web.database.begin() as session:
             servers.register(session, "generator", base_model=None, address=address, device=servers.EXTERNAL)
+            servers.register(session, "spare", base_model="none", address=address, device=servers.EXTERNAL)
         job_id, model_id = _finished(web)
+        spare = web.tenant("spare")
         command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"]
         done = subprocess.run(
             [
@@ -40,7 +43,13 @@ def fuzz(folder: Path, examples: int, *more: str) -> subprocess.CompletedProcess
                 *more,
             ],
             cwd=folder,
-            env={**os.environ, "FUZZ_JOB": job_id, "FUZZ_MODEL": model_id},
+            env={
+                **os.environ,
+                "FUZZ_JOB": job_id,
+                "FUZZ_MODEL": model_id,
+                "FUZZ_KEY": key_parts(spare.key)[0],
+                "FUZZ_PROJECT": spare.project_id,
+            },
             check=False,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -66,11 +75,18 @@ def _generator() -> FastAPI:
     """A server for every base: without one, 503 would be the only answer to a chat."""
     app = FastAPI()
 
+    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+
     @app.post("/v1/chat/completions")
     async def chat(body: dict[str, object]) -> dict[str, object]:
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "fine"}}
-        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
         head = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": body["model"]}
+        return {**head, "choices": [choice], "usage": usage}
+
+    @app.post("/v1/completions")
+    async def text(body: dict[str, object]) -> dict[str, object]:
+        choice = {"index": 0, "finish_reason": "stop", "text": "fine", "logprobs": None}
+        head = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": body["model"]}
         return {**head, "choices": [choice], "usage": usage}
 
     return app

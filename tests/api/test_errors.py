@@ -79,6 +79,7 @@ def test_metrics_are_for_this_machine_and_operators(web: Place, tenant: Tenant) 
     with web.client() as http:
         shown = http.get("/metrics").text
         assert 'attune_jobs{status="validating_files"}' in shown
+        assert 'attune_batches{status="in_progress"}' in shown
         assert 'route="/v1/fine_tuning/jobs",status="200"' in shown
         proxied = {"X-Forwarded-For": "203.0.113.7"}
         assert http.get("/metrics", headers=proxied).status_code == 401

@@ -16,7 +16,7 @@ from sqlalchemy import func, select, update
 
 from core import ids, replay
 from core.db import db_now
-from core.models import Job, JobRequest, KeptAnswer
+from core.models import Creation, Job, KeptAnswer
 from core.replay import Asked, Keyed
 from tests.api.place import BASE, Place, Tenant
 
@@ -89,21 +89,20 @@ def test_c26_another_key_and_an_old_job_are_no_replay(tenant: Tenant, body: dict
         assert http.post(JOBS, json=body, headers=retried).json()["id"] != job_id
     with tenant.place.database.begin() as session:
         old = db_now() - replay.RETRY_WINDOW_S - 1
-        session.execute(update(JobRequest).where(JobRequest.job_id == job_id).values(created_at=old))
+        session.execute(update(Creation).where(Creation.object_id == job_id).values(created_at=old))
     assert tenant.http.post(JOBS, json=body, headers=retried).json()["id"] != job_id
 
 
 def test_c26_a_first_arrival_that_its_retry_overtook_makes_nothing(tenant: Tenant, body: dict[str, Any]) -> None:
     job_id = tenant.http.post(JOBS, json=body, headers={"x-stainless-retry-count": "1"}).json()["id"]
     with tenant.place.database.begin() as session:
-        row = session.get_one(JobRequest, job_id)
-        came_late = Asked(row.key_id, row.body_sha256, retry_count=0, waited_s=0.0)
-        held_up = Asked(row.key_id, row.body_sha256, retry_count=0, waited_s=30.0)
-        assert replay.earlier_job(session, tenant.project_id, came_late) is None
-        found = replay.earlier_job(session, tenant.project_id, held_up)
-        assert found is not None
-        assert found.id == job_id
-        assert replay.earlier_job(session, tenant.project_id, held_up) is None, "only one first arrival was held up"
+        row = session.get_one(Creation, job_id)
+        came_late = Asked(row.key_id, row.request_sha256, retry_count=0, waited_s=0.0)
+        held_up = Asked(row.key_id, row.request_sha256, retry_count=0, waited_s=30.0)
+        assert replay.earlier(session, tenant.project_id, came_late) is None
+        found = replay.earlier(session, tenant.project_id, held_up)
+        assert found == job_id
+        assert replay.earlier(session, tenant.project_id, held_up) is None, "only one first arrival was held up"
 
 
 def test_c26_a_key_gives_the_same_answer_again(tenant: Tenant, body: dict[str, Any]) -> None:
@@ -182,7 +181,8 @@ def keyed(tenant: Tenant) -> Keyed:
 def test_a_second_request_waits_for_the_first(tenant: Tenant, body: dict[str, Any], keyed: Keyed) -> None:
     database = tenant.place.database
     request = tenant.http.build_request("POST", JOBS, json=body, headers={"Idempotency-Key": "k"})
-    digest = hashlib.sha256(f"{tenant.project_id} POST {JOBS}?\n".encode() + request.read()).hexdigest()
+    sent = hashlib.sha256(request.read()).hexdigest()
+    digest = hashlib.sha256(f"{tenant.project_id} POST {JOBS}?\n{sent}".encode()).hexdigest()
     with database.begin() as session:
         first = Keyed(keyed.key_id, "k", digest, "h" * 24, tenant.key)
         assert replay.take(session, first) == "taken"
@@ -225,7 +225,7 @@ def test_a_project_is_erased_with_its_answers(tenant: Tenant, body: dict[str, An
     with tenant.place.operator as http:
         assert http.delete(f"/v1/attune/projects/{tenant.project_id}").status_code == 200
     with tenant.place.database.read() as session:
-        assert session.get(JobRequest, job_id) is None
+        assert session.get(Creation, job_id) is None
 
 
 def test_a_dead_holder_is_followed_and_a_day_later_all_is_forgotten(tenant: Tenant, keyed: Keyed) -> None:
@@ -249,9 +249,79 @@ def test_a_job_whose_answer_was_never_kept_is_found_by_its_key(tenant: Tenant, b
     keyed = {"Idempotency-Key": "k"}
     job_id = tenant.http.post(JOBS, json=body, headers=keyed).json()["id"]
     with tenant.place.database.begin() as session:
-        ours = select(JobRequest.key_id).where(JobRequest.job_id == job_id).scalar_subquery()
+        ours = select(Creation.key_id).where(Creation.object_id == job_id).scalar_subquery()
         session.execute(
             update(KeptAnswer).where(KeptAnswer.key_id == ours).values(status=None, body=None, held_until=0.0)
         )
     assert tenant.http.post(JOBS, json=body, headers=keyed).json()["id"] == job_id
     assert count_jobs(tenant) == 1
+
+
+def send_file(tenant: Tenant, content: bytes, boundary: str, name: str = "a.jsonl", **headers: str) -> Any:
+    """As a client does, whose every arrival draws a boundary of its own."""
+    form = f'--{boundary}\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n--{boundary}\r\n'
+    form += f'content-disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
+    kind = {"content-type": f"multipart/form-data; boundary={boundary}"}
+    data = form.encode() + content + f"\r\n--{boundary}--\r\n".encode()
+    return tenant.http.post("/v1/files", content=data, headers={**kind, **headers})
+
+
+def objects(tenant: Tenant) -> int:
+    return len(list(tenant.place.storage.list(f"projects/{tenant.project_id}")))
+
+
+def test_c26_a_form_is_kept_by_its_key(tenant: Tenant) -> None:
+    keyed = {"Idempotency-Key": "upload"}
+    first = send_file(tenant, b"one", "aaa", **keyed)
+    again = send_file(tenant, b"one", "bbb", **keyed)
+    assert first.status_code == 200, first.text
+    assert (again.json(), again.headers["idempotent-replayed"]) == (first.json(), "true")
+    for other in (send_file(tenant, b"two", "aaa", **keyed), send_file(tenant, b"one", "aaa", "b.txt", **keyed)):
+        assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+    malformed = send_file(tenant, b"one", "aaa", **{"Idempotency-Key": "k" * 256})
+    assert (malformed.status_code, malformed.json()["error"]["code"]) == (400, "invalid_idempotency_key")
+    assert objects(tenant) == 1, "nothing is left of what was not taken"
+
+
+def test_c26_twenty_equal_forms_at_once_make_one_file(tenant: Tenant) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        sent = [pool.submit(send_file, tenant, b"same" * 1000, f"b{n}", **{"Idempotency-Key": "k"}) for n in range(20)]
+        answers = [each.result() for each in sent]
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert objects(tenant) == 1
+
+
+def test_c26_a_part_of_an_upload_is_kept_by_its_key(tenant: Tenant) -> None:
+    made = {"filename": "a.txt", "purpose": "user_data", "bytes": 3, "mime_type": "text/plain"}
+    upload = tenant.http.post("/v1/uploads", json=made).json()["id"]
+    path, keyed = f"/v1/uploads/{upload}/parts", {"Idempotency-Key": "part"}
+    first, again, other = (
+        tenant.http.post(path, files={"data": content}, headers=keyed) for content in (b"one", b"one", b"two")
+    )
+    assert first.status_code == 200, first.text
+    assert again.json() == first.json()
+    assert other.status_code == 422
+    assert objects(tenant) == 1
+    done = tenant.http.post(f"/v1/uploads/{upload}/complete", json={"part_ids": [first.json()["id"]]})
+    assert done.json()["file"]["bytes"] == 3
+
+
+def test_c26_a_file_sent_again_after_a_lost_answer_is_the_first_one(tenant: Tenant) -> None:
+    first = send_file(tenant, b"one", "aaa", **{"x-stainless-retry-count": "0"}).json()["id"]
+    assert send_file(tenant, b"one", "bbb", **{"x-stainless-retry-count": "1"}).json()["id"] == first
+    assert send_file(tenant, b"one", "ccc", **{"x-stainless-retry-count": "0"}).json()["id"] != first
+    assert send_file(tenant, b"two", "ddd", **{"x-stainless-retry-count": "1"}).json()["id"] != first
+    assert objects(tenant) == 3
+    tenant.http.delete(f"/v1/files/{first}")
+    assert send_file(tenant, b"one", "eee", **{"x-stainless-retry-count": "2"}).status_code == 200
+
+
+def test_c26_a_batch_asked_for_again_is_one(tenant: Tenant) -> None:
+    file = tenant.openai.files.create(file=("a.jsonl", b"{}"), purpose="batch").id
+    asked = {"input_file_id": file, "endpoint": "/v1/completions", "completion_window": "24h"}
+    made = [
+        tenant.http.post("/v1/batches", json=asked, headers={"x-stainless-retry-count": count}).json()["id"]
+        for count in ("0", "1", "0")
+    ]
+    assert made[0] == made[1] != made[2]

@@ -31,6 +31,7 @@ from tests.api.receiver import Received, Receiver, endless, receiver, reset, sta
 
 ENDED: list[Any] = [f"fine_tuning.job.{status}" for status in ("succeeded", "failed", "cancelled")]
 OPT_IN: list[Any] = [f"fine_tuning.job.{what}" for what in ("running", "paused", "checkpoint.created")]
+OF_BATCHES: list[Any] = [f"batch.{status}" for status in ("completed", "failed", "expired", "cancelled")]
 needs_endpoints = pytest.mark.skipif(
     not hasattr(OpenAI(api_key="x").webhooks, "create"), reason="this client cannot set endpoints up"
 )
@@ -113,11 +114,15 @@ def test_c25_endpoints_are_set_up_by_the_official_client(tenant: Tenant, inbox: 
     changed = client.update(made.id, name="renamed", event_types=ENDED[1:])
     assert (changed.name, changed.url, changed.event_types) == ("renamed", inbox.url + "/a", ENDED[1:])
     assert changed.updated_at is not None
-    assert set(ENDED + OPT_IN) == set(client.event_types.list().data)
+    assert set(ENDED + OPT_IN + OF_BATCHES) == set(client.event_types.list().data)
     tested = client.test(made.id, event_type=ENDED[0])
     assert (tested.status_code, tested.success, tested.webhook_endpoint_id) == (204, True, made.id)
     event = unwrap(inbox.at("/a")[0], made.signing_secret)
     assert (event.type, event.object, event.data.id) == (ENDED[0], "event", "ftjob-" + "0" * 24)
+    for number, kind in enumerate(OF_BATCHES, 1):
+        client.test(made.id, event_type=kind)
+        event = unwrap(inbox.at("/a")[number], made.signing_secret)
+        assert (event.type, event.data.id) == (kind, "batch_" + "0" * 24)
     gone = client.delete(other.id)
     assert (gone.deleted, gone.object) == (True, "webhook_endpoint.deleted")
     with pytest.raises(openai.NotFoundError):

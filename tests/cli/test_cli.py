@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.service import Service
+from tests.preferences import pairs
 
 BACK_S = 60.0  # a killed program is running again, on a busy machine
 
@@ -173,6 +174,20 @@ def test_an_unknown_model_and_a_value_out_of_bounds_are_named(service: Service, 
     file = examples(tmp_path / "examples.jsonl")
     assert "The model 'nope' does not exist (param: model)" in service.refused("train", file, "--model", "nope")
     assert "attune.lora.rank" in service.refused("train", file, "--model", "tiny", "--rank", "0")
+
+
+def test_preferences_are_trained_on_by_name(service: Service, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_bytes(pairs(12, seed=1))
+    dpo = ("train", file, "--model", "tiny", "--method", "dpo")
+    job = service.said(*dpo, "--beta", "0.5", "--epochs", "1").split()[0]
+    shown = json.loads(service.said("jobs", "show", job, "--json"))
+    assert (shown["method"]["type"], shown["method"]["dpo"]["hyperparameters"]["beta"]) == ("dpo", 0.5)
+    service.said("jobs", "cancel", job)
+    assert "method.dpo.hyperparameters.beta" in service.refused(*dpo, "--beta", "3")
+    supervised = service.refused("train", file, "--model", "tiny", "--beta", "0.5")
+    assert "method.supervised.hyperparameters.beta" in supervised
+    assert "Use the method 'dpo'" in service.refused("train", file, "--model", "tiny")
 
 
 def test_a_killed_web_side_is_back_at_once(service: Service) -> None:

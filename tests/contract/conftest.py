@@ -73,6 +73,7 @@ def trained(client: OpenAI, training_file: str) -> FineTuningJob:
         training_file=training_file,
         validation_file=validation,
         suffix="contract",
+        seed=1,
         method=choices(3, batch_size=8),
         extra_body=LORA,
     )

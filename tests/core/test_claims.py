@@ -110,7 +110,7 @@ def test_every_write_of_a_lost_attempt_is_refused(database: Database) -> None:
     assert second.attempt == first.attempt + 1
     events = event_seqs(database, job_id)
     with database.begin() as session:
-        assert claims.beat(session, first, 60) is None
+        assert first.beat(session, 60) is None
         assert claims.report(session, first, [NewEvent("late")], reported_step=9) is None
         assert claims.fail(session, first, code="x", message="late") is False
         assert claims.stop(session, first, "cancelled") is False
@@ -118,7 +118,7 @@ def test_every_write_of_a_lost_attempt_is_refused(database: Database) -> None:
     assert event_seqs(database, job_id) == events
     assert job_of(database, job_id).status == JobStatus.RUNNING
     with database.begin() as session:
-        assert claims.beat(session, second, 60) is not None
+        assert second.beat(session, 60) is not None
 
 
 def test_an_expired_lease_is_lost_and_three_at_one_step_are_the_end(database: Database) -> None:
@@ -193,7 +193,7 @@ def test_cancel_pause_and_resume(database: Database) -> None:
         with pytest.raises(NotFound, match=f"Could not find fine tune: {held}"):
             jobs.cancel(session, "proj_two", held)
     with database.begin() as session:
-        flags = claims.beat(session, claim, 60)
+        flags = claim.beat(session, 60)
     assert flags is not None
     assert flags.cancel
     with database.begin() as session:
@@ -249,11 +249,11 @@ def test_the_longest_duration_counts_training_over_all_attempts(database: Databa
     claim = claim_one(database)
     assert claim is not None
     with database.begin() as session:
-        flags = claims.beat(session, claim, 60)
+        flags = claim.beat(session, 60)
         assert flags is not None
         assert not flags.over_time
         session.execute(update(Job).where(Job.id == job_id).values(spent_s=101.0))
-        flags = claims.beat(session, claim, 60)
+        flags = claim.beat(session, 60)
     assert flags is not None
     assert flags.over_time
 

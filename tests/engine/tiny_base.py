@@ -36,7 +36,15 @@ def make_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def make_base(folder: Path, *, hidden: int = 64, layers: int = 2, heads: int = 4, kv_heads: int = 2) -> Path:
+def make_base(
+    folder: Path,
+    *,
+    hidden: int = 64,
+    layers: int = 2,
+    heads: int = 4,
+    kv_heads: int = 2,
+    chat_template: str = CHATML,
+) -> Path:
     """Write config.json, model.safetensors, tokenizer.json, tokenizer_config.json and generation_config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer()
@@ -49,7 +57,7 @@ def make_base(folder: Path, *, hidden: int = 64, layers: int = 2, heads: int = 4
                 "eos_token": "<|im_end|>",
                 "pad_token": "<|endoftext|>",
                 "model_max_length": 512,
-                "chat_template": CHATML,
+                "chat_template": chat_template,
                 "added_tokens_decoder": {
                     str(ids[token]): {
                         "content": token,

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from core.protocol import Trained, TrainTask, WorkFolder
 from core.spec import Execution, LoraSettings, Quantization, Resolved
-from tests.engine.tiny_base import make_base
+from tests.engine.tiny_base import CHATML, make_base
 from worker.engine.resident import Resident
 from worker.engine.train import train
 
@@ -54,14 +54,11 @@ def train_job(
     *,
     steps: int = 40,
     rows: Sequence[dict[str, object]] = (),
-    chat_template: str | None = None,
+    chat_template: str = CHATML,
     learning_rate: float = 5e-3,
 ) -> TrainedJob:
     """Make a base below `root` and train an adapter on `rows`, or QUESTIONS; about two seconds on one core."""
-    base = make_base(root / "base")
-    if chat_template is not None:
-        config = json.loads((base / "tokenizer_config.json").read_text())
-        (base / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": chat_template}))
+    base = make_base(root / "base", chat_template=chat_template)
     folder = WorkFolder(root / "work")
     folder.root.mkdir()
     lines = [json.dumps(row) for row in rows or [conversation(*pair) for pair in QUESTIONS.items()]]

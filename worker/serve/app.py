@@ -11,9 +11,9 @@ import importlib
 import math
 import secrets
 import socket
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 from starlette.applications import Starlette
@@ -25,7 +25,7 @@ from starlette.types import Receive, Scope, Send
 
 from core import servers
 from core.db import Database, open_database
-from core.errors import AttuneError, Unavailable
+from core.errors import AttuneError, Unavailable, envelope
 from core.serve_token import serve_token
 from core.settings import Settings
 from core.storage import Storage, open_storage
@@ -41,6 +41,8 @@ from worker.serve.text_request import TextRequest
 
 if TYPE_CHECKING:
     from worker.engine.generate import Generation
+
+Asked = TypeVar("Asked", ChatRequest, TextRequest)
 
 log = structlog.get_logger()
 CLOSE_S = 5.0  # to free the weights at the end
@@ -165,36 +167,24 @@ class Server:
         return JSONResponse({"status": "ok", "ready": ready, "live_requests": self._scheduler.live})
 
     async def _chat(self, request: Request) -> Response:
-        self._authenticate(request)
-        wanted = parse_request(ChatRequest, await _body(request, self._settings.max_json_bytes))
-        async with self._borrow(wanted.model) as (borrowed, stack):
-            generation = await asyncio.to_thread(begin_chat, borrowed, wanted)
-            completion = wire.Completion(
-                wanted.model,
-                borrowed.servable.fingerprint,
-                borrowed.generator.renderer(borrowed.adapter),
-                n=generation.sampling.n,
-                logprobs=bool(wanted.logprobs),
-                usage=wanted.stream_options is not None and wanted.stream_options.include_usage,
-                reader=lambda: call_reader(borrowed, wanted),
-            )
-            streams = bool(wanted.stream)
-            return _Answer(self._scheduler, borrowed, generation, completion, stack.pop_all(), streams=streams)
-        raise AssertionError("unreachable: the stack swallows nothing")
+        return await self._answer(await self._asked(ChatRequest, request), begin_chat, _chat_completion)
 
     async def _text(self, request: Request) -> Response:
+        return await self._answer(await self._asked(TextRequest, request), begin_text, _text_completion)
+
+    async def _asked(self, kind: type[Asked], request: Request) -> Asked:
         self._authenticate(request)
-        wanted = parse_request(TextRequest, await _body(request, self._settings.max_json_bytes))
+        return parse_request(kind, await _body(request, self._settings.max_json_bytes))
+
+    async def _answer(
+        self,
+        wanted: Asked,
+        begin: Callable[[Borrowed, Asked], Generation],
+        complete: Callable[[Borrowed, Asked, Generation], wire.Completion | text_wire.TextCompletion],
+    ) -> Response:
         async with self._borrow(wanted.model) as (borrowed, stack):
-            generation = await asyncio.to_thread(begin_text, borrowed, wanted)
-            completion = text_wire.TextCompletion(
-                wanted.model,
-                borrowed.servable.fingerprint,
-                borrowed.generator.renderer(borrowed.adapter),
-                n=generation.sampling.n,
-                logprobs=wanted.logprobs is not None,
-                usage=wanted.stream_options is not None and wanted.stream_options.include_usage,
-            )
+            generation = await asyncio.to_thread(begin, borrowed, wanted)
+            completion = complete(borrowed, wanted, generation)
             streams = bool(wanted.stream)
             return _Answer(self._scheduler, borrowed, generation, completion, stack.pop_all(), streams=streams)
         raise AssertionError("unreachable: the stack swallows nothing")
@@ -218,6 +208,33 @@ class Server:
                 code="invalid_api_key",
                 status=401,
             )
+
+
+def _chat_completion(borrowed: Borrowed, wanted: ChatRequest, generation: Generation) -> wire.Completion:
+    return wire.Completion(
+        wanted.model,
+        borrowed.servable.fingerprint,
+        borrowed.generator.renderer(borrowed.adapter),
+        n=generation.sampling.n,
+        logprobs=bool(wanted.logprobs),
+        usage=_wants_usage(wanted),
+        reader=lambda: call_reader(borrowed, wanted),
+    )
+
+
+def _text_completion(borrowed: Borrowed, wanted: TextRequest, generation: Generation) -> text_wire.TextCompletion:
+    return text_wire.TextCompletion(
+        wanted.model,
+        borrowed.servable.fingerprint,
+        borrowed.generator.renderer(borrowed.adapter),
+        n=generation.sampling.n,
+        logprobs=wanted.logprobs is not None,
+        usage=_wants_usage(wanted),
+    )
+
+
+def _wants_usage(wanted: ChatRequest | TextRequest) -> bool:
+    return wanted.stream_options is not None and wanted.stream_options.include_usage
 
 
 class _Answer(Response):
@@ -259,7 +276,7 @@ class _Answer(Response):
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
 
-        async def say(*events: wire.Json | str) -> None:
+        async def say(*events: Mapping[str, object] | str) -> None:
             body = b"".join(wire.event(event) for event in events)
             await send({"type": "http.response.body", "body": body, "more_body": True})
 
@@ -269,10 +286,10 @@ class _Answer(Response):
                 async for delta in steps:
                     await say(*self._completion.take(delta))
         except AttuneError as error:  # the status is out already: the error becomes the last event
-            await say(wire.envelope(error))
+            await say(envelope(error))
         except Exception:
             log.exception("generation_failed")
-            await say(wire.envelope(_bug()))
+            await say(envelope(_bug()))
         else:
             usage = self._completion.usage_chunk(*self._counts())
             await say(*([usage] if usage else []), "[DONE]")
@@ -302,13 +319,13 @@ async def _body(request: Request, limit: int) -> bytes:
 async def _on_attune_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, AttuneError)
     headers = {"Retry-After": str(math.ceil(error.retry_after_s))} if error.retry_after_s else None
-    return JSONResponse(wire.envelope(error), error.status, headers)
+    return JSONResponse(envelope(error), error.status, headers)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     shown = AttuneError(f"{request.method} {request.url.path}: {error.detail}", code="unknown_url")
-    return JSONResponse(wire.envelope(shown), error.status_code)
+    return JSONResponse(envelope(shown), error.status_code)
 
 
 async def _on_client_gone(request: Request, error: Exception) -> Response:
@@ -316,7 +333,7 @@ async def _on_client_gone(request: Request, error: Exception) -> Response:
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
-    return JSONResponse(wire.envelope(_bug()), 500)
+    return JSONResponse(envelope(_bug()), 500)
 
 
 def _bug() -> AttuneError:

@@ -9,31 +9,22 @@ from typing import TYPE_CHECKING
 
 from core.errors import AttuneError
 from core.tool_form import ToolForm
-from worker.serve.request import ChatRequest, ToolChoice
+from worker.serve.request import ChatRequest, ToolChoice, stop_strings
 from worker.serve.residency import Borrowed
 from worker.serve.text_request import MAX_TOKENS, TextRequest
 from worker.serve.tool_calls import ToolCallReader
 
 if TYPE_CHECKING:
     from worker.engine.constrain import Grammar
-    from worker.engine.generate import Generation
+    from worker.engine.generate import Generation, Sampling
 
 
 def begin_chat(borrowed: Borrowed, wanted: ChatRequest) -> Generation:
     """Render with the model's frozen template. Raises AttuneError for what it refuses, or what does not fit."""
-    from worker.engine.generate import Sampling
-
-    sampling = Sampling(
+    sampling = _sampling(
+        wanted,
         max_tokens=wanted.max_completion_tokens or wanted.max_tokens,
-        temperature=1.0 if wanted.temperature is None else wanted.temperature,
-        top_p=wanted.top_p or 1.0,
-        n=wanted.n or 1,
-        seed=wanted.seed,
-        stop=wanted.stop_strings,
         top_logprobs=(wanted.top_logprobs or 0) if wanted.logprobs else None,
-        frequency_penalty=wanted.frequency_penalty or 0.0,
-        presence_penalty=wanted.presence_penalty or 0.0,
-        logit_bias=tuple((int(key), bias) for key, bias in (wanted.logit_bias or {}).items()),
     )
     renderer = borrowed.generator.renderer(borrowed.adapter)
     tools = wanted.offered_tools
@@ -46,22 +37,26 @@ def begin_chat(borrowed: Borrowed, wanted: ChatRequest) -> Generation:
 
 def begin_text(borrowed: Borrowed, wanted: TextRequest) -> Generation:
     """Go on from a plain prompt. Raises AttuneError for one that does not fit, or that holds control tokens."""
+    sampling = _sampling(wanted, max_tokens=wanted.max_tokens or MAX_TOKENS, top_logprobs=wanted.logprobs)
+    prompt_ids = borrowed.generator.renderer(borrowed.adapter).render_text_prompt(wanted.prompt_text)
+    return borrowed.generator.begin(prompt_ids, sampling, borrowed.adapter)
+
+
+def _sampling(wanted: ChatRequest | TextRequest, *, max_tokens: int | None, top_logprobs: int | None) -> Sampling:
     from worker.engine.generate import Sampling
 
-    sampling = Sampling(
-        max_tokens=wanted.max_tokens or MAX_TOKENS,
+    return Sampling(
+        max_tokens=max_tokens,
         temperature=1.0 if wanted.temperature is None else wanted.temperature,
         top_p=wanted.top_p or 1.0,
         n=wanted.n or 1,
         seed=wanted.seed,
-        stop=wanted.stop_strings,
-        top_logprobs=wanted.logprobs,
+        stop=stop_strings(wanted.stop),
+        top_logprobs=top_logprobs,
         frequency_penalty=wanted.frequency_penalty or 0.0,
         presence_penalty=wanted.presence_penalty or 0.0,
         logit_bias=tuple((int(key), bias) for key, bias in (wanted.logit_bias or {}).items()),
     )
-    prompt_ids = borrowed.generator.renderer(borrowed.adapter).render_text_prompt(wanted.prompt_text)
-    return borrowed.generator.begin(prompt_ids, sampling, borrowed.adapter)
 
 
 def call_reader(borrowed: Borrowed, wanted: ChatRequest) -> ToolCallReader | None:

@@ -6,7 +6,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from core.errors import AttuneError
 
@@ -79,6 +88,26 @@ class Nothing(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+def _not_empty(stop: str | list[str] | None) -> str | list[str] | None:
+    if stop == "" or (isinstance(stop, list) and "" in stop):
+        raise ValueError("a stop string must not be empty")
+    return stop
+
+
+def _token_ids(bias: dict[str, float] | None) -> dict[str, float] | None:
+    if bias is not None and not all(key.isdecimal() for key in bias):
+        raise ValueError("the keys must be token ids")
+    return bias
+
+
+Stop = Annotated[str | Annotated[list[str], Field(max_length=4)] | None, AfterValidator(_not_empty)]
+LogitBias = Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]] | None, AfterValidator(_token_ids)]
+
+
+def stop_strings(stop: Stop) -> tuple[str, ...]:
+    return (stop,) if isinstance(stop, str) else tuple(stop or ())
+
+
 class ChatRequest(BaseModel):
     """OpenAI's fields in OpenAI's bounds. Unknown ones are ignored."""
 
@@ -91,13 +120,13 @@ class ChatRequest(BaseModel):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     n: int | None = Field(None, ge=1, le=128)
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    stop: Stop = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: LogitBias = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
@@ -119,20 +148,6 @@ class ChatRequest(BaseModel):
                 if body.get(name):
                     raise ValueError(f"{name}: {reason}; remove the field")
         return body
-
-    @field_validator("stop")
-    @classmethod
-    def _stop_is_text(cls, stop: str | list[str] | None) -> str | list[str] | None:
-        if stop == "" or (isinstance(stop, list) and "" in stop):
-            raise ValueError("a stop string must not be empty")
-        return stop
-
-    @field_validator("logit_bias")
-    @classmethod
-    def _token_ids(cls, value: dict[str, float] | None) -> dict[str, float] | None:
-        if value is not None and not all(key.isdecimal() for key in value):
-            raise ValueError("the keys must be token ids")
-        return value
 
     @field_validator("tools")
     @classmethod
@@ -178,10 +193,6 @@ class ChatRequest(BaseModel):
     def offered_tools(self) -> list[dict[str, JsonValue]]:
         """What the model gets to see: with tool_choice none, nothing that it could call."""
         return [] if self.tool_choice == "none" else list(self.tools or [])
-
-    @property
-    def stop_strings(self) -> tuple[str, ...]:
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
 # What pydantic calls the arms of a union

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from worker.serve.request import Nothing, StreamOptions
+from worker.serve.request import LogitBias, Nothing, Stop, StreamOptions
 
 MAX_TOKENS = 16  # OpenAI's default on this route
 # Null, false and empty values of these are as good as absent
@@ -28,12 +28,12 @@ class TextRequest(BaseModel):
     top_p: float | None = Field(None, gt=0, le=1)
     n: int | None = Field(None, ge=1, le=128)
     best_of: int | None = Field(None, ge=1, le=20)
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    stop: Stop = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     logprobs: int | None = Field(None, ge=0, le=5)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: LogitBias = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     attune: Nothing | None = None
@@ -50,20 +50,6 @@ class TextRequest(BaseModel):
                 raise ValueError("prompt: give one string; for several prompts, send several requests")
         return body
 
-    @field_validator("stop")
-    @classmethod
-    def _stop_is_text(cls, stop: str | list[str] | None) -> str | list[str] | None:
-        if stop == "" or (isinstance(stop, list) and "" in stop):
-            raise ValueError("a stop string must not be empty")
-        return stop
-
-    @field_validator("logit_bias")
-    @classmethod
-    def _token_ids(cls, value: dict[str, float] | None) -> dict[str, float] | None:
-        if value is not None and not all(key.isdecimal() for key in value):
-            raise ValueError("the keys must be token ids")
-        return value
-
     @model_validator(mode="after")
     def _together(self) -> TextRequest:
         if self.best_of is not None and self.best_of != (self.n or 1):
@@ -75,7 +61,3 @@ class TextRequest(BaseModel):
     @property
     def prompt_text(self) -> str:
         return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
-
-    @property
-    def stop_strings(self) -> tuple[str, ...]:
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())

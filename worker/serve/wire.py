@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from core import ids
-from core.errors import AttuneError
 from worker.serve.tool_calls import ToolCall, ToolCallReader
 
 if TYPE_CHECKING:
@@ -20,12 +19,7 @@ if TYPE_CHECKING:
 Json = dict[str, object]
 
 
-def envelope(error: AttuneError) -> Json:
-    """The error as OpenAI's clients read it."""
-    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
-
-
-def event(data: Json | str) -> bytes:
+def event(data: Mapping[str, object] | str) -> bytes:
     """One server-sent event."""
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     return f"data: {text}\n\n".encode()

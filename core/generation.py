@@ -10,8 +10,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from api.wire import ModelId
 from core.errors import AttuneError
+from core.storable import ModelId
 
 MAX_TOKENS = 2**20  # beyond any context
 _REFUSED = (

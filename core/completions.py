@@ -1,0 +1,120 @@
+"""Asking a model: who answers for it, and the way of a request there. The web side hands requests on by it, and a
+worker the lines of a batch, so that both get the same answers.
+
+Whose model it is, is settled here; what is asked of it, the server judges. Weights are the servers' business: the
+one who asks puts nothing on a device.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import httpx
+from pydantic import Field
+from sqlalchemy.orm import Session
+
+from core import aliases, catalog, published, servers
+from core.errors import AttuneError, Unavailable
+from core.generation import Generation
+from core.models import Server
+
+GENERATION_S = 600.0  # as long as OpenAI's clients wait
+CONNECT_S = 3.0
+NO_SERVER_RETRY_S = 5.0
+
+
+class ChatRequest(Generation):
+    messages: Annotated[list[object], Field(min_length=1)]
+
+
+class TextRequest(Generation):
+    """The older route, with a plain prompt."""
+
+    prompt: str | list[object]
+
+
+CompletionRequest = ChatRequest | TextRequest
+REQUESTS: dict[str, type[ChatRequest] | type[TextRequest]] = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/completions": TextRequest,
+}
+
+
+def no_embeddings(param: str) -> AttuneError:
+    return AttuneError(
+        "This place has no embedding models: its base models generate text. Send embeddings to a server made for "
+        "them, for instance a second OpenAI client whose base_url is a text-embeddings-inference or vLLM server.",
+        code="unsupported_endpoint",
+        param=param,
+    )
+
+
+def open_client() -> httpx.AsyncClient:
+    """For as many requests as there are; to be closed by who opened it."""
+    limits = httpx.Limits(max_connections=256, max_keepalive_connections=32)
+    # trust_env: servers are our own neighbours, and no proxy stands between
+    return httpx.AsyncClient(timeout=httpx.Timeout(GENERATION_S, connect=CONNECT_S), limits=limits, trust_env=False)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Who may answer, best first; `model`: the id by which servers know what the caller may have named by an alias."""
+
+    model: str
+    servers: Sequence[Server]
+
+
+def candidates(session: Session, project_id: str, name: str) -> Candidates:
+    """Raises NotFound for a model that the project cannot see."""
+    model_id = aliases.resolve(session, project_id, name)
+    model = published.find(session, project_id, model_id)
+    base = model.base_model if model else catalog.find(session, model_id).id
+    return Candidates(model_id, servers.find(session, base))
+
+
+def written_anew(body: CompletionRequest) -> bytes:
+    """What was checked is what is sent, whatever doubled keys the client's text held."""
+    body.check_fields()
+    try:
+        return json.dumps(body.model_dump(exclude_unset=True), allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        message = "The body holds NaN, Infinity or too many objects within each other."
+        raise AttuneError(message, code="invalid_json") from error
+
+
+async def ask(
+    http: httpx.AsyncClient, asked: Candidates, route: str, body: CompletionRequest, token: str
+) -> httpx.Response:
+    """The beginning of a server's answer, whatever its status; its bytes are still to be read.
+
+    `route`: such as /v1/completions. `token`: what our own servers want to see. Raises Unavailable when none answers.
+    """
+    content = written_anew(body.model_copy(update={"model": asked.model}))
+    for server in asked.servers:
+        headers = {"content-type": "application/json"}
+        is_ours = server.device != servers.EXTERNAL
+        if is_ours:  # our token is nobody else's to know
+            headers["authorization"] = f"Bearer {token}"
+        request = http.build_request("POST", server.address.rstrip("/") + route, content=content, headers=headers)
+        try:
+            answer = await http.send(request, stream=True)
+        except httpx.ConnectError:
+            continue  # it ended a moment ago; its row ages out
+        except httpx.TransportError as error:
+            raise broken_off() from error
+        if answer.status_code == 401 and is_ours:
+            await answer.aclose()
+            raise Unavailable("The server does not know who asks: give all the same ATTUNE_SERVE_TOKEN.")
+        return answer
+    raise Unavailable(
+        f"No server is up that serves '{body.model}'. Start one with `python -m worker.serve`, or with `attune up`.",
+        code="no_server",
+        retry_after_s=NO_SERVER_RETRY_S,
+    )
+
+
+def broken_off() -> Unavailable:
+    return Unavailable("The server broke off; try again.", code="server_failed")
