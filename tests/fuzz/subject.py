@@ -295,7 +295,7 @@ def _warm_up(made: Subject) -> None:
     """What a process takes with its first requests is no leak."""
     assert made.training_file
     assert made.foreign
-    for _ in range(40):
+    for _ in range(10):
         made.upload(examples(12))
         made.job()
         with suppress(httpx.HTTPError):
