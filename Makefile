@@ -10,7 +10,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo demo-picture up check format openapi test test-clients fuzz-api faults faults-long bench-service bench-upload bench-doctor bench-plan bench-train bench-gpu clean
+.PHONY: help install install-dev demo demo-picture up check format openapi test test-clients fuzz-api fuzz faults faults-long bench-service bench-upload bench-doctor bench-plan bench-train bench-gpu clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ test-clients: $(VENV)/installed-dev ## the contract by three generations of the 
 
 fuzz-api: $(VENV)/installed-dev ## schemathesis over every operation, 100 examples each
 	$(RUN) -m tests.api.fuzz --examples 100
+
+fuzz: $(VENV)/installed-dev ## bad input, mutated files, jobs in any order and the matrix of tenants; ends in one line of JSON
+	$(RUN) -m tests.fuzz
 
 faults: $(VENV)/installed-dev ## harm a deployment in every way on the list and count what was lost; ends in one line of JSON
 	$(RUN) -m tests.faults

@@ -13,34 +13,26 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from sqlalchemy.orm import Session
 
 from core import aliases, catalog, published, servers
 from core.errors import AttuneError, Unavailable
+from core.generation import Generation
 from core.models import Server
-from core.storable import ModelId
 
 GENERATION_S = 600.0  # as long as OpenAI's clients wait
 CONNECT_S = 3.0
 NO_SERVER_RETRY_S = 5.0
 
 
-class ChatRequest(BaseModel):
-    """What has to be known to find the server; every other field goes there as it came."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    model: ModelId
+class ChatRequest(Generation):
     messages: Annotated[list[object], Field(min_length=1)]
 
 
-class TextRequest(BaseModel):
-    """The older route, with a plain prompt; the server judges the rest."""
+class TextRequest(Generation):
+    """The older route, with a plain prompt."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    model: ModelId
     prompt: str | list[object]
 
 
@@ -85,8 +77,9 @@ def candidates(session: Session, project_id: str, name: str) -> Candidates:
 
 def written_anew(body: CompletionRequest) -> bytes:
     """What was checked is what is sent, whatever doubled keys the client's text held."""
+    body.check_fields()
     try:
-        return json.dumps(body.model_dump(), allow_nan=False).encode()
+        return json.dumps(body.model_dump(exclude_unset=True), allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         message = "The body holds NaN, Infinity or too many objects within each other."
         raise AttuneError(message, code="invalid_json") from error

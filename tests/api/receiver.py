@@ -75,7 +75,7 @@ def trickle(request: BaseHTTPRequestHandler) -> None:
 
 
 @contextmanager
-def receiver(tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
+def receiver(tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0) -> Iterator[Receiver]:
     found = Receiver(url="")
 
     class Handler(BaseHTTPRequestHandler):
@@ -96,10 +96,10 @@ def receiver(tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
         def handle_error(self, request: object, client_address: object) -> None:
             pass  # senders that hang up are what is tested
 
-    server = Server(("127.0.0.1", 0), Handler)
+    server = Server((host, port), Handler)
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    found.url = f"http://127.0.0.1:{server.server_port}"
+    found.url = f"http://{host}:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:

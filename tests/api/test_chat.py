@@ -198,6 +198,6 @@ def test_without_a_server_come_again(tenant: Tenant) -> None:
         for wrong, param in (({"model": BASE}, "messages"), ({"model": BASE, "messages": []}, "messages")):
             answer = http.post("/v1/chat/completions", json=wrong)
             assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
-        nan = f'{{"model": "{BASE}", "messages": [{{"role": "user", "content": "x"}}], "temperature": NaN}}'
+        nan = f'{{"model": "{BASE}", "messages": [{{"role": "user", "content": "x"}}], "more": NaN}}'
         answer = http.post("/v1/chat/completions", content=nan, headers={"Content-Type": "application/json"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
