@@ -10,7 +10,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo demo-picture up check format openapi test test-clients fuzz-api bench-service bench-upload clean
+.PHONY: help install install-dev demo demo-picture up check format openapi test test-clients fuzz-api bench-service bench-upload bench-plan clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ bench-service: $(VENV)/installed-dev ## measure the service; ends in one line of
 
 bench-upload: $(VENV)/installed-dev ## measure a 512 MB upload; ends in one line of JSON
 	$(RUN) -m tests.bench.upload
+
+bench-plan: $(VENV)/installed-dev ## the plan's memory against the measured; ends in one line of JSON
+	$(RUN) -m tests.bench.plan
 
 clean: ## remove .venv and caches; data folders stay
 	rm -rf $(VENV) .venv-clients build *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis

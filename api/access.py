@@ -75,6 +75,7 @@ DEMANDS: dict[str, Scopes] = {
     "POST /v1/fine_tuning/alpha/graders/validate": INFERENCE,
     "POST /v1/fine_tuning/alpha/graders/run": INFERENCE,
     "GET /v1/attune/fine_tuning/jobs/{fine_tuning_job_id}/log": READ,
+    "POST /v1/attune/plans": READ,
     "GET /v1/attune/models/{model:path}/download": READ,
     "GET /v1/attune/models/{model:path}/files/{path:path}": READ,
     "GET /v1/attune/session": ANY,

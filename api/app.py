@@ -25,6 +25,7 @@ from api import (
     openapi,
     operators,
     permissions,
+    plans,
     quotas,
     sample_data,
     sessions,
@@ -91,7 +92,22 @@ def create_app(
     )
     errors.install(app)
     openapi.install(app)
-    routed = (health, files, uploads, jobs, stream, permissions, models, chat, graders, attune, keys, audit, operators)
+    routed = (
+        health,
+        files,
+        uploads,
+        jobs,
+        stream,
+        permissions,
+        models,
+        chat,
+        graders,
+        attune,
+        plans,
+        keys,
+        audit,
+        operators,
+    )
     for module in (*routed, quotas, webhooks, sessions, sample_data):
         app.include_router(module.router)
     app.include_router(docs.router)

@@ -55,5 +55,5 @@ def download_model_file(model: str, path: str, request: Request, caller: Caller,
         listed = ", ".join(sorted(files))
         raise NotFound(f"'{row.id}' has no file '{path[:128]}'; it has {listed}.", code="file_not_found", param="path")
     file = files[path]
-    download = Download(f"{row.storage_prefix}/{file.path}", file.bytes, file.sha256, file.path.rsplit("/", 1)[-1])
+    download = Download(row.file_key(file.path), file.bytes, file.sha256, file.path.rsplit("/", 1)[-1])
     return hand_out(request, parts.storage, download, may_redirect=True)

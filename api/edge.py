@@ -70,6 +70,8 @@ class Edge:
     def _note(self, scope: Scope, request_id: str, status: int | None, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         self._requests.count(scope["method"], route, status or 0, seconds)
+        if code := scope["state"].get("error_code"):
+            self._requests.refuse(code, status or 0)
         principal = scope["state"].get("principal")
         # Whoever watches a job asks several times a second; what changes something, or fails, is worth a line
         watching = scope["method"] == "GET" and status is not None and status < 400

@@ -68,8 +68,9 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http)
 
 
-async def _on_attune_error(_: Request, error: Exception) -> JSONResponse:
+async def _on_attune_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AttuneError)
+    request.state.error_code = error.code  # for the edge, which counts it
     return error_response(error)
 
 

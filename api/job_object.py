@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from api.wire import Shown
 from core.models import Checkpoint, Job, JobEvent, JobStatus
+from core.protocol import FinalReport
 from core.spec import Hyperparameters, JobSpec, Method, Resolved, ShownDpoHyperparameters, ShownHyperparameters
 
 
@@ -45,6 +46,7 @@ class JobAttune(Shown):
     plan: dict[str, Any] | None
     execution: dict[str, Any] | None
     template_hash: str | None
+    report: FinalReport | None  # of a job that has succeeded
     priority: int
     label: str | None
     max_duration_s: float | None
@@ -185,6 +187,7 @@ def show_job(job: Job) -> JobObject:
             plan=job.plan,
             execution=job.execution,
             template_hash=job.template_hash,
+            report=None if job.report is None else FinalReport.model_validate(job.report),
             priority=job.priority,
             label=job.label,
             max_duration_s=job.max_duration_s,

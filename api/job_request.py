@@ -73,6 +73,7 @@ class Integration(Ours):
 class AttuneChoices(FineChoices):
     """Ours, beside what `core.spec.FineChoices` lists."""
 
+    dry_run: Annotated[bool, Field(strict=True)] = False  # answer with the plan, and make no job
     priority: Annotated[int, Field(ge=-100, le=100, strict=True)] = 0  # higher first
     label: Annotated[Text, StringConstraints(min_length=1, max_length=64)] | None = None  # of the worker it needs
     max_duration_s: Annotated[float, Field(gt=0, le=30 * 24 * 3600, strict=True)] | None = None  # of training

@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from starlette.datastructures import QueryParams
 
+from api import plans
 from api.job_object import (
     CheckpointList,
     EventList,
@@ -23,7 +24,8 @@ from api.job_object import (
 from api.job_request import CreateJob
 from api.parts import Caller, Within
 from api.replay import AsAsked
-from core import intake, jobs, published, replay
+from core import dry_run, intake, jobs, published, replay
+from core.dry_run import PlanObject
 from core.models import JobStatus
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
@@ -31,9 +33,16 @@ After = Annotated[str | None, Query(max_length=128)]
 _METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 
 
-@router.post("")
-def create_job(body: CreateJob, caller: Caller, parts: Within, asked: AsAsked) -> JobObject:
+@router.post("", responses={202: {"model": PlanObject}})
+def create_job(
+    body: CreateJob, caller: Caller, parts: Within, asked: AsAsked, response: Response
+) -> JobObject | PlanObject:
+    """A job; with `attune.dry_run` its plan, and no job."""
     wanted = body.wanted()
+    if body.attune is not None and body.attune.dry_run:
+        with parts.database.begin() as session:
+            found = dry_run.of_files(session, caller.project_id, wanted)
+        return plans.answer(found, parts, response)
     with parts.database.begin() as session:
         job = replay.earlier_job(session, caller.project_id, asked)
         if job is None:

@@ -26,6 +26,13 @@ class Requests:
             buckets=(0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0),
             registry=self.registry,
         )
+        self._refused = Counter(
+            "attune_http_errors", "Errors answered, by code", ["code", "status"], registry=self.registry
+        )
+
+    def refuse(self, code: str, status: int) -> None:
+        """An error was answered; `code` is one of the API's own, such as storage_unavailable."""
+        self._refused.labels(code, str(status)).inc()
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:
         """`route` is a pattern such as /v1/files/{file_id}, so that ids do not become labels."""
@@ -50,10 +57,21 @@ class _Census:
         for state, count in found.workers.items():
             workers.add_metric([state], count)
         yield workers
-        yield GaugeMetricFamily("attune_servers", "Generation servers alive", value=found.servers)
-        yield GaugeMetricFamily(
-            "attune_queue_oldest_seconds", "Age of the oldest queued job", value=found.oldest_queued_s
+        deliveries = GaugeMetricFamily(
+            "attune_webhook_deliveries", "Deliveries in the log, by what became of them", labels=["state"]
         )
+        for state, count in found.deliveries.items():
+            deliveries.add_metric([state], count)
+        yield deliveries
+        for name, text, value in (
+            ("attune_workers_warm", "Workers with a base in memory", found.warm_workers),
+            ("attune_servers", "Generation servers alive", found.servers),
+            ("attune_queue_oldest_seconds", "Age of the oldest queued job", found.oldest_queued_s),
+            ("attune_attempts", "Attempts begun, of the jobs there are", found.attempts),
+            ("attune_attempts_lost", "Attempts that ended without a result", found.attempts_lost),
+            ("attune_training_tokens_per_second", "Of all running jobs, by their last step", found.tokens_per_s),
+        ):
+            yield GaugeMetricFamily(name, text, value=value)
 
 
 def exposition(requests: Requests, database: Database) -> bytes:

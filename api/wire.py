@@ -6,20 +6,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 
+from core.storable import storable
 
-def _storable(text: str) -> str:
-    if "\x00" in text:
-        raise ValueError("holds a NUL character (\\u0000); remove it")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("holds half of a surrogate pair; send well-formed Unicode") from error
-    return text
-
-
-Text = Annotated[str, AfterValidator(_storable)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=128, strip_whitespace=True), AfterValidator(_storable)]
-ModelId = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_storable)]
+Text = Annotated[str, AfterValidator(storable)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=128, strip_whitespace=True), AfterValidator(storable)]
+ModelId = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(storable)]
 
 
 class Ours(BaseModel):

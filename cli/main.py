@@ -1,4 +1,5 @@
-"""`attune`: the command line. All but `up` is a client over HTTP, as any other program could be."""
+"""`attune`: the command line. All but `up`, `backup`, `restore` and `doctor` is a client over HTTP, as any other
+program could be."""
 
 from __future__ import annotations
 
@@ -9,7 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from cli import jobs, keys, models, projects
+from cli.backup import backup, restore
 from cli.connection import DEFAULT_URL, Service, connected, fail
+from cli.doctor import doctor
 from cli.train import train
 
 app = typer.Typer(
@@ -25,6 +28,9 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(projects.app, name="projects")
 app.command()(train)
 app.command()(models.download)
+app.command()(backup)
+app.command()(restore)
+app.command()(doctor)
 
 
 class LogLevel(StrEnum):

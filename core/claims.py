@@ -17,6 +17,7 @@ from core import outbox
 from core.db import db_now
 from core.jobs import NewEvent, add_events, move
 from core.models import Checkpoint, File, Job, JobEvent, JobStatus, Model, Snapshot
+from core.protocol import FinalReport
 from core.spec import Execution, Resolved
 
 STARVE_S = 120.0  # a job that has waited this long goes before one whose base happens to be resident
@@ -234,10 +235,12 @@ def add_snapshot(session: Session, claim: Claim, snapshot: Snapshot, keep: int) 
     return flags, [old.storage_key for old in newest_first[keep:]]
 
 
-def add_checkpoint(session: Session, claim: Claim, model: Model, checkpoint: Checkpoint, keep: int) -> Flags | None:
+def add_checkpoint(
+    session: Session, claim: Claim, model: Model, checkpoint: Checkpoint, keep: int, samples: Sequence[NewEvent] = ()
+) -> Flags | None:
     """Publish a checkpoint's model, and end those that retention does not keep (the janitor removes their objects)."""
     event = NewEvent(f"Checkpoint created at step {checkpoint.step} with Snapshot ID: {model.id}")
-    flags = report(session, claim, [event])
+    flags = report(session, claim, [event, *samples])
     if flags is None:
         return None
     session.add(model)
@@ -274,24 +277,34 @@ def succeed(
     checkpoint: Checkpoint,
     result_file: File,
     trained_tokens: int,
+    *,
+    final: FinalReport,
+    samples: Sequence[NewEvent] = (),
 ) -> bool:
-    """running -> succeeded: the model, its last checkpoint, the metrics file and the status in one transaction."""
+    """running -> succeeded: the model, its last checkpoint, the metrics file and the status in one transaction.
+
+    A step that was a checkpoint already (the best, of a run that was stopped early) stays it.
+    """
     session.add(model)
     session.add(result_file)
     session.flush()
+    known = has_checkpoint(session, claim.job_id, checkpoint.step)
     events = [
+        *([] if known else samples),
         NewEvent(f"New fine-tuned model created: {model.id}"),
         NewEvent("The job has successfully completed"),
     ]
     job = move(
         session, claim.job_id, JobStatus.SUCCEEDED, events, *mine(claim),
         fine_tuned_model=model.id, result_files=[result_file.id], trained_tokens=trained_tokens,
-        finished_at=db_now(), estimated_finish=None, lease_until=None, spent_s=spent_s(),
+        report=final.model_dump(mode="json"), finished_at=db_now(),
+        estimated_finish=None, lease_until=None, spent_s=spent_s(),
     )  # fmt: skip
     if job is None:
         session.rollback()
         return False
-    session.add(checkpoint)
+    if not known:
+        session.add(checkpoint)
     return True
 
 

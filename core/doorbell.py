@@ -73,10 +73,8 @@ class Doorbell:
     def ring(self, worker_id: str) -> bool:
         """Send one "look" to one worker; False when the broker could not take it."""
         try:
-            # exchange "" delivers straight to the queue that the routing key names
-            self._app.send_task(
-                LOOK, exchange="", routing_key=queue_of(worker_id), ignore_result=True, retry=False, expires=60
-            )
+            # By `queue`: given an exchange and a routing key, Celery's router still sends to the default queue
+            self._app.send_task(LOOK, queue=queue_of(worker_id), ignore_result=True, retry=False, expires=60)
         except (KombuError, RedisError, OSError) as error:
             log.warning("doorbell_unheard", worker=worker_id, error=str(error))
             return False

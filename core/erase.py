@@ -32,6 +32,7 @@ from core.models import (
     WebhookEndpoint,
     WebhookEvent,
 )
+from core.plan_models import TokenCount
 from core.projects import DEFAULT
 from core.storage import Storage
 
@@ -68,7 +69,7 @@ def erase_project(database: Database, storage: Storage, project_id: str) -> int:
         session.execute(delete(UploadPart).where(UploadPart.upload_id.in_(its_uploads)))
         its_keys = select(ApiKey.id).where(ApiKey.project_id == project_id)
         session.execute(delete(KeptAnswer).where(KeptAnswer.key_id.in_(its_keys)))
-        for table in (WebhookDelivery, WebhookEndpoint, WebhookEvent, Model, Job, File, Upload, ApiKey):
+        for table in (TokenCount, WebhookDelivery, WebhookEndpoint, WebhookEvent, Model, Job, File, Upload, ApiKey):
             session.execute(delete(table).where(table.project_id == project_id))
         session.execute(delete(Project).where(Project.id == project_id))
     return removed

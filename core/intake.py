@@ -5,6 +5,7 @@ What only shows in the data (too few examples, nothing to learn, too long) is fo
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from core import catalog, files, jobs, plan, projects, published, quotas
+from core.choices import check_choices
 from core.errors import AttuneError
 from core.jobs import Placement
-from core.models import BaseModelRow, Job, Model
-from core.spec import MAX_LEARNING_RATE, MAX_SEED, Hyperparameters, JobSpec, LoraSettings, Method, Resolved
+from core.models import BaseModelRow, File, Job, Model
+from core.spec import MAX_LEARNING_RATE, MAX_SEED, Hyperparameters, JobSpec, LoraSettings, Method, Resolved, Training
 
 
 @dataclass(frozen=True)
@@ -36,22 +38,22 @@ class Wanted:
     warnings: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What a request comes to after every check that rows allow."""
+
+    base: BaseModelRow
+    start: Model | None
+    training: File
+    validation: File | None
+    hyperparameters: Hyperparameters
+
+
 def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
     """A new job of the project. Raises AttuneError naming the field that stands in the way, or QuotaReached."""
     project = projects.lock(session, project_id)
-    start = published.find(session, project_id, wanted.model, lock=True)
-    base = catalog.find(session, start.base_model if start else wanted.model)
-    if base.status == "error":
-        raise AttuneError(
-            f"The base model '{base.id}' cannot be used: {base.error}", code="base_model_unusable", param="model"
-        )
-    files.for_job(session, project_id, wanted.training_file, "training_file")
-    if wanted.validation_file is not None:
-        files.for_job(session, project_id, wanted.validation_file, "validation_file")
-    hyperparameters = wanted.hyperparameters
-    if start is not None:
-        hyperparameters = _continued(session, start, hyperparameters)
-    _check_learning_rate(base, hyperparameters, wanted.method)
+    checked = check(session, project_id, wanted)
+    base, start = checked.base, checked.start
     quotas.check_jobs(session, project)
     quotas.check_bytes(session, project)
     warnings = list(wanted.warnings)
@@ -63,7 +65,7 @@ def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
         training_file=wanted.training_file,
         validation_file=wanted.validation_file,
         method=wanted.method,
-        hyperparameters=hyperparameters,
+        hyperparameters=checked.hyperparameters,
         seed=secrets.randbelow(MAX_SEED + 1) if wanted.seed is None else wanted.seed,
     )
     job = jobs.create(
@@ -82,16 +84,44 @@ def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
     return job
 
 
+def check(session: Session, project_id: str, wanted: Wanted) -> Checked:
+    """Raises AttuneError naming the field that stands in the way. Quotas are for who makes a job."""
+    base, start, hyperparameters = check_model(session, project_id, wanted)
+    training = files.for_job(session, project_id, wanted.training_file, "training_file")
+    validation = None
+    if wanted.validation_file is not None:
+        validation = files.for_job(session, project_id, wanted.validation_file, "validation_file")
+    return Checked(base, start, training, validation, hyperparameters)
+
+
+def check_model(
+    session: Session, project_id: str, wanted: Wanted
+) -> tuple[BaseModelRow, Model | None, Hyperparameters]:
+    """(the base, the model that training continues from, the choices that follow)"""
+    start = published.find(session, project_id, wanted.model, lock=True)
+    base = catalog.find(session, start.base_model if start else wanted.model)
+    if base.status == "error":
+        raise AttuneError(
+            f"The base model '{base.id}' cannot be used: {base.error}", code="base_model_unusable", param="model"
+        )
+    hyperparameters = wanted.hyperparameters
+    check_choices(hyperparameters, wanted.method, has_validation=wanted.validation_file is not None)
+    if start is not None:
+        hyperparameters = _continued(session, start, hyperparameters)
+    _check_learning_rate(base, hyperparameters, wanted.method)
+    return base, start, hyperparameters
+
+
 def _check_learning_rate(base: BaseModelRow, hyper: Hyperparameters, method: Method) -> None:
     """Refused here when the base's size is known; else preparation, which learns it, fails the job."""
     if hyper.learning_rate_multiplier == "auto" or base.shape is None:
         return
-    base_rate = plan.base_learning_rate(plan.shape_of(base.shape, base.parameters), method)
+    base_rate = plan.base_learning_rate(plan.shape_of(base.shape, base.parameters), method, hyper.training)
     rate = hyper.learning_rate_multiplier * base_rate
     if rate > MAX_LEARNING_RATE:
         raise AttuneError(
             f"learning_rate_multiplier {hyper.learning_rate_multiplier:g} times the base rate {base_rate:g} of "
-            f"'{base.id}' is {rate:g}, above {MAX_LEARNING_RATE:g}, where LoRA diverges; give at most "
+            f"'{base.id}' is {rate:g}, above {MAX_LEARNING_RATE:g}, where training diverges; give at most "
             f"{MAX_LEARNING_RATE / base_rate:.3g}.",
             code="invalid_learning_rate",
             param="hyperparameters.learning_rate_multiplier",
@@ -103,15 +133,38 @@ def _continued(session: Session, start: Model, hyper: Hyperparameters) -> Hyperp
     resolved = session.get_one(Job, start.job_id).resolved
     assert resolved is not None, "a model's job was prepared"
     settings = Resolved.model_validate(resolved).lora
+    if settings is None:
+        raise AttuneError(
+            f"'{start.id}' is a whole model and no adapter. Download it, put its folder below the models directory and "
+            "add it to the catalog; then it can be trained as a base.",
+            code="start_model_mismatch",
+            param="model",
+        )
+    if hyper.training is Training.FULL:
+        raise AttuneError(
+            f"'{start.id}' is an adapter, and full training trains none; name its base, '{start.base_model}', or leave "
+            "training out.",
+            code="start_model_mismatch",
+            param="attune.training",
+        )
     lora = hyper.lora
-    chosen_scale = lora.alpha / settings.rank if lora.alpha is not None else lora.scale
+    divisor = math.sqrt(settings.rank) if settings.rslora else settings.rank
+    chosen_scale = lora.alpha / divisor if lora.alpha is not None else lora.scale
     _must_equal("rank", lora.rank, settings.rank, start.id)
+    if lora.rslora:
+        _must_equal("rslora", True, settings.rslora, start.id)
     _must_equal("scale", chosen_scale, settings.scale, start.id)
     modules = _modules(settings)
     if lora.target_modules != "all-linear":
         _must_equal("target_modules", sorted(lora.target_modules), modules, start.id)
     kept = lora.model_copy(
-        update={"rank": settings.rank, "scale": settings.scale, "alpha": None, "target_modules": modules}
+        update={
+            "rank": settings.rank,
+            "scale": settings.scale,
+            "alpha": None,
+            "rslora": settings.rslora,
+            "target_modules": modules,
+        }
     )
     return hyper.model_copy(update={"lora": kept})
 

@@ -28,7 +28,12 @@ def lose(session: Session, claim: Claim, why: str) -> bool:
 def _lose(session: Session, job: Job, why: str) -> bool:
     fence = (Job.attempt == job.attempt, Job.status == job.status)
     count = job.losses + 1 if job.loss_step == job.snapshot_step else 1
-    ended: dict[str, Any] = {"lease_until": None, "worker_id": None, "estimated_finish": None}
+    ended: dict[str, Any] = {
+        "lease_until": None,
+        "worker_id": None,
+        "estimated_finish": None,
+        "attempts_lost": Job.attempts_lost + 1,
+    }
     if job.status == JobStatus.RUNNING:
         ended["spent_s"] = spent_s()
         if job.cancel_requested:

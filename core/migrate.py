@@ -16,6 +16,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
+from core import plan_models  # noqa: F401  # its tables belong to the same metadata
 from core.db import Database, open_database
 from core.grants import take_back
 from core.models import TERMINAL, Base

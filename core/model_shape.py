@@ -1,4 +1,4 @@
-"""The dimensions of a base model as its config.json gives them, and what follows: parameters and memory.
+"""The dimensions of a base model as its config.json gives them, and the parameters that follow.
 
 Every linear layer of a decoder block is counted by its own width, not as a share of one square matrix: that is
 why the figures differ from the simple 2 * rank * sqrt(parameters) that introductions to LoRA show.
@@ -11,18 +11,7 @@ from dataclasses import dataclass, replace
 
 from core.errors import AttuneError
 from core.jsonl import Json
-from core.spec import Execution, LoraSettings, Method, Quantization, Resolved
-
-# NF4 with double quantisation: 4 bits, and 8-bit constants a block of 64 with a 32-bit one a block of 256
-# (QLoRA, arXiv 2305.14314, section 3)
-NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
-ADAPTER_COPIES = 4  # float32 weights, gradients and the two moments of Adam
-# Kept for the backward pass per token and layer, in elements of the compute precision, without recomputation
-HIDDEN_ELEMENTS, FFN_ELEMENTS = 20, 5
-LEAST_MICRO_TOKENS = 1024  # what an engine on a GPU packs at least into one micro-step
-LOGITS_ELEMENTS = 1 << 26  # of one chunk of the loss, in float32
-LOGITS_COPIES = 3  # logits, log-probabilities and one in between
-RUNTIME_BYTES = 512 * 1024**2  # the program and its libraries, before any model
+from core.spec import LoraSettings
 
 
 @dataclass(frozen=True)
@@ -109,8 +98,11 @@ def shape_of(config: Mapping[str, Json], parameters: int | None = None) -> Model
     return replace(shape, parameters=total)
 
 
-def trainable_parameters(shape: ModelShape, lora: LoraSettings) -> int:
-    """rank * (in + out) for every linear that is adapted (LoRA, arXiv 2106.09685, section 4.1)."""
+def trainable_parameters(shape: ModelShape, lora: LoraSettings | None) -> int:
+    """rank * (in + out) for every linear that is adapted (LoRA, arXiv 2106.09685, section 4.1); without an adapter
+    every weight."""
+    if lora is None:
+        return shape.parameters
     return sum(lora.rank * (inward + outward) for inward, outward in _adapted(shape, lora))
 
 
@@ -123,34 +115,3 @@ def _adapted(shape: ModelShape, lora: LoraSettings) -> list[tuple[int, int]]:
             if lora.target_modules == "all-linear" or any(dotted.endswith("." + t) for t in lora.target_modules):
                 found.append(widths)
     return found
-
-
-def memory(
-    resolved: Resolved,
-    shape: ModelShape,
-    execution: Execution | None = None,
-    *,
-    longest_tokens: int | None = None,
-) -> dict[str, int]:
-    """Bytes a run needs at its peak, by part. Without `execution`: bfloat16 and the smallest micro-step.
-
-    A micro-step holds its token budget, or the longest example where that is longer; the two sequences of a
-    preference pair are in one.
-    """
-    element = 4 if execution is not None and execution.precision == "float32" else 2
-    budget = execution.micro_tokens if execution is not None else LEAST_MICRO_TOKENS
-    longest = resolved.max_example_tokens if longest_tokens is None else longest_tokens
-    tokens = max(budget, 2 * longest if resolved.method is Method.DPO else longest)
-    quantized = resolved.quantization is Quantization.NF4
-    others = max(0, shape.parameters - shape.linear_parameters)
-    widest = max(inward * outward for inward, outward in shape.linears().values())
-    per_token_elements = shape.layers * (HIDDEN_ELEMENTS * shape.hidden + FFN_ELEMENTS * shape.ffn)
-    return {
-        "base_linears": int(shape.linear_parameters * (NF4_BYTES if quantized else element)),
-        "base_embeddings": others * element,
-        "adapter_and_optimizer": trainable_parameters(shape, resolved.lora) * 4 * ADAPTER_COPIES,
-        "activations": tokens * per_token_elements * element,
-        "loss": min(tokens * shape.vocab, max(LOGITS_ELEMENTS, shape.vocab)) * 4 * LOGITS_COPIES,
-        "dequantized_layer": widest * element if quantized else 0,
-        "runtime": RUNTIME_BYTES,
-    }

@@ -168,6 +168,7 @@ class Job(Base):
     spent_s: Mapped[float] = mapped_column(default=0.0)  # training time of ended attempts
     losses: Mapped[int] = mapped_column(Integer, default=0)  # claims lost in a row at `loss_step`
     loss_step: Mapped[int] = mapped_column(Integer, default=-1)
+    attempts_lost: Mapped[int] = mapped_column(Integer, default=0, server_default="0")  # in all, for the operator
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     pause_requested: Mapped[bool] = mapped_column(default=False)
 
@@ -186,6 +187,7 @@ class Job(Base):
     total_steps: Mapped[int | None] = mapped_column(Integer)
     trained_tokens: Mapped[int | None]
     error: Mapped[dict[str, Any] | None]
+    report: Mapped[dict[str, Any] | None]  # core.protocol.FinalReport
     fine_tuned_model: Mapped[str | None]
     result_files: Mapped[list[Any]] = mapped_column(default=list)
     swept_at: Mapped[float | None]  # when the leftovers of a finished job were removed from storage
@@ -234,7 +236,7 @@ class Model(Base):
     is_checkpoint: Mapped[bool] = mapped_column(default=False)
     step: Mapped[int] = mapped_column(Integer)
     storage_prefix: Mapped[str]
-    files: Mapped[list[Any]]  # [{path, bytes, sha256}] below storage_prefix
+    files: Mapped[list[Any]]  # [{path, bytes, sha256}]; `file_key` says where
     zip_key: Mapped[str]
     zip_bytes: Mapped[int]
     zip_sha256: Mapped[str]
@@ -243,6 +245,14 @@ class Model(Base):
     proof: Mapped[dict[str, Any] | None]
     created_at: Mapped[float] = mapped_column(default=db_now())
     deleted_at: Mapped[float | None]
+
+    def file_key(self, path: str) -> str:
+        return model_file_key(self.storage_prefix, path)
+
+
+def model_file_key(prefix: str, path: str) -> str:
+    """Where in storage the file `path` of an adapter lies; its zip stands beside these."""
+    return f"{prefix}/files/{path}"
 
 
 class Checkpoint(Base):
@@ -292,6 +302,7 @@ class Worker(Base):
     device_name: Mapped[str]
     memory_bytes: Mapped[int]
     labels: Mapped[list[Any]] = mapped_column(default=list)
+    price_per_hour: Mapped[float | None]  # in the operator's own currency
     resident_base: Mapped[str | None]
     job_id: Mapped[str | None]
     state: Mapped[str] = mapped_column(String(16))  # idle, busy, draining

@@ -10,9 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from core import autos
+from core.autos import CHOSEN
 from core.errors import AttuneError, InvalidExample
-from core.model_shape import ModelShape, memory, shape_of, trainable_parameters
-from core.spec import MAX_LEARNING_RATE, Hyperparameters, LoraSettings, Method, Quantization, Resolved
+from core.memory_plan import memory
+from core.model_shape import ModelShape, shape_of, trainable_parameters
+from core.spec import (
+    MAX_LEARNING_RATE,
+    Hyperparameters,
+    LoraSettings,
+    Method,
+    Resolved,
+    Training,
+)
 
 if TYPE_CHECKING:
     from core.render import Rendered  # a plan needs no tokenizer
@@ -29,7 +39,6 @@ __all__ = [
 ]
 
 MIN_EXAMPLES = 10
-_CHOSEN = "as you chose"
 # Learning rates for LoRA on all linear layers with scale 2, by parameters of the base: (below, rate). 2e-4 to
 # 13 B and 1e-4 above are QLoRA's (arXiv 2305.14314, appendix B); smaller bases bear more, about ten times what
 # full fine-tuning takes there (LoRA Without Regret, 2025). The first two are for models made to try things out.
@@ -44,6 +53,10 @@ _LARGE_RATE = 1e-4
 # Of the supervised rate: preferences are learnt by small moves away from the start. 2e-5 at 7 B lies among
 # what is used with LoRA (5e-6 in the alignment handbook's QLoRA recipe, 5e-5 in TRL's example).
 _DPO_SHARE = 0.1
+# Of LoRA's rate: what full training takes (LoRA Without Regret, 2025)
+_FULL_SHARE = 0.1
+# rsLoRA's alpha: a scale of 2 at rank 16, where it is what LoRA's own is
+_RSLORA_ALPHA = 8.0
 _BETA = 0.1  # the paper's default (arXiv 2305.18290, section 6)
 
 
@@ -56,6 +69,8 @@ class DataCounts:
     supervised_tokens: int
     longest_tokens: int  # of one sequence
     longest_line: int = 0  # where that one stands; 0: not known
+    dropped_lines: tuple[int, ...] = ()  # of examples left out as too long
+    truncated_lines: tuple[int, ...] = ()  # of examples whose prompt was cut
 
 
 class Counter:
@@ -63,6 +78,8 @@ class Counter:
 
     def __init__(self) -> None:
         self._examples = self._tokens = self._supervised = self._longest = self._longest_line = 0
+        self._dropped: list[int] = []
+        self._truncated: list[int] = []
 
     def add(self, line: int, sequences: Sequence[Rendered]) -> None:
         """Raises `InvalidExample` (no_supervised_tokens) when there is nothing to learn in the example."""
@@ -81,14 +98,38 @@ class Counter:
             if length > self._longest:
                 self._longest, self._longest_line = length, line
 
+    def drop(self, line: int) -> None:
+        """The example is left out."""
+        self._dropped.append(line)
+
+    def note_truncated(self, line: int) -> None:
+        """The example, which is added as well, has lost the beginning of its prompt."""
+        self._truncated.append(line)
+
     def counts(self) -> DataCounts:
-        return DataCounts(self._examples, self._tokens, self._supervised, self._longest, self._longest_line)
+        return DataCounts(
+            self._examples,
+            self._tokens,
+            self._supervised,
+            self._longest,
+            self._longest_line,
+            tuple(self._dropped),
+            tuple(self._truncated),
+        )
 
 
-def base_learning_rate(shape: ModelShape, method: Method = Method.SUPERVISED) -> float:
+def base_learning_rate(
+    shape: ModelShape, method: Method = Method.SUPERVISED, training: Training = Training.LORA
+) -> float:
     """The peak rate that a multiplier of 1 stands for."""
     rate = next((rate for below, rate in _RATES if shape.parameters < below), _LARGE_RATE)
-    return rate * _DPO_SHARE if method is Method.DPO else rate
+    share = _DPO_SHARE if method is Method.DPO else _FULL_SHARE if training is Training.FULL else 1.0
+    return rate * share
+
+
+def longest_allowed(hyper: Hyperparameters, shape: ModelShape) -> int:
+    """Tokens that an example may have: what was chosen, else what the base reads."""
+    return shape.context if hyper.max_example_tokens == "auto" else hyper.max_example_tokens
 
 
 def resolve(
@@ -111,32 +152,26 @@ def resolve(
     n_epochs = _n_epochs(hyper, data, method, reasons)
     batch_size = _batch_size(hyper, data, n_epochs, reasons)
     steps_per_epoch = math.ceil(data.examples / batch_size)
-    total_steps = n_epochs * steps_per_epoch
+    n_epochs, total_steps = autos.run_length(hyper, n_epochs, steps_per_epoch, reasons)
     multiplier, rate = _learning_rate(hyper, shape, method, reasons)
     beta = _beta(hyper, reasons) if method is Method.DPO else None
-    lora = _lora(hyper, data, shape, reasons)
-
-    quantization = Quantization.NF4 if hyper.quantization == "auto" else hyper.quantization
-    reasons["quantization"] = (
-        "NF4 with double quantisation holds the base in 4.127 bits a weight and costs no measurable quality "
-        "(QLoRA, table 4)"
-        if hyper.quantization == "auto"
-        else _CHOSEN
-    )
+    quantization, double_quantization = autos.held(hyper, reasons)
+    autos.explain_switches(hyper, reasons)
+    lora = None if hyper.training is Training.FULL else _lora(hyper, data, shape, reasons)
     warmup_fraction = 0.03 if hyper.warmup_fraction == "auto" else hyper.warmup_fraction
     warmup_steps = math.ceil(warmup_fraction * total_steps)
     reasons["warmup_fraction"] = (
         f"3 % of {total_steps} steps, which spares the first steps a full rate on untrained moments"
         if hyper.warmup_fraction == "auto"
-        else _CHOSEN
+        else CHOSEN
     )
     max_grad_norm = 1.0 if hyper.max_grad_norm == "auto" else hyper.max_grad_norm
     reasons["max_grad_norm"] = (
-        "1.0 touches only steps that an odd example makes large" if hyper.max_grad_norm == "auto" else _CHOSEN
+        "1.0 touches only steps that an odd example makes large" if hyper.max_grad_norm == "auto" else CHOSEN
     )
     weight_decay = 0.0 if hyper.weight_decay == "auto" else hyper.weight_decay
     reasons["weight_decay"] = (
-        "0: an adapter is small and starts from no change at all" if hyper.weight_decay == "auto" else _CHOSEN
+        "0: an adapter is small and starts from no change at all" if hyper.weight_decay == "auto" else CHOSEN
     )
     resolved = Resolved(
         method=method,
@@ -145,23 +180,31 @@ def resolve(
         batch_size=batch_size,
         learning_rate_multiplier=multiplier,
         learning_rate=rate,
+        training=hyper.training,
         lora=lora,
         quantization=quantization,
+        double_quantization=double_quantization,
         max_example_tokens=max_example_tokens,
+        too_long=hyper.too_long,
+        schedule=autos.schedule(hyper, reasons),
         warmup_steps=warmup_steps,
         total_steps=total_steps,
         max_grad_norm=max_grad_norm,
         weight_decay=weight_decay,
         validation_every_steps=_validation_every(hyper, validation, total_steps, reasons),
         checkpoint_every_steps=steps_per_epoch,
+        early_stopping_patience=hyper.early_stopping_patience,
+        sample_prompts=tuple(hyper.sample_prompts),
+        compare_quantizations=hyper.compare_quantizations,
     )
     return resolved, reasons
 
 
 def _check_counts(counts: DataCounts, param: str, name: str, least: int) -> None:
     if counts.examples < least:
+        dropped = f" ({len(counts.dropped_lines)} more are too long)" if counts.dropped_lines else ""
         raise AttuneError(
-            f"{name} has {counts.examples} example(s), but must have at least {least} examples",
+            f"{name} has {counts.examples} example(s), but must have at least {least} examples{dropped}",
             code="invalid_n_examples",
             param=param,
         )
@@ -187,7 +230,7 @@ def _max_example_tokens(
             code="invalid_max_example_tokens",
             param="hyperparameters.max_example_tokens",
         )
-    limit = shape.context if chosen == "auto" else chosen
+    limit = longest_allowed(hyper, shape)
     files = [(data, "training_file")]
     if validation is not None:
         files.append((validation, "validation_file"))
@@ -197,12 +240,12 @@ def _max_example_tokens(
             more = f" or raise max_example_tokens (at most {shape.context})" if limit < shape.context else ""
             raise AttuneError(
                 f"{where} of the {param.replace('_', ' ')} has {counts.longest_tokens} tokens, but at most {limit} "
-                f"can be trained on; shorten or split it{more}",
+                f"can be trained on; shorten or split it{more}, or choose what becomes of such lines with too_long",
                 code="example_too_long",
                 param=param,
             )
     if chosen != "auto":
-        reasons["max_example_tokens"] = _CHOSEN
+        reasons["max_example_tokens"] = CHOSEN
         return chosen
     longest = max(counts.longest_tokens for counts, _ in files)
     reasons["max_example_tokens"] = (
@@ -213,7 +256,7 @@ def _max_example_tokens(
 
 def _n_epochs(hyper: Hyperparameters, data: DataCounts, method: Method, reasons: dict[str, str]) -> int:
     if hyper.n_epochs != "auto":
-        reasons["n_epochs"] = _CHOSEN
+        reasons["n_epochs"] = CHOSEN
         return hyper.n_epochs
     if method is Method.DPO:
         epochs = 3 if data.examples < 1_000 else 1
@@ -237,7 +280,7 @@ def _n_epochs(hyper: Hyperparameters, data: DataCounts, method: Method, reasons:
 
 def _batch_size(hyper: Hyperparameters, data: DataCounts, n_epochs: int, reasons: dict[str, str]) -> int:
     if hyper.batch_size != "auto":
-        reasons["batch_size"] = _CHOSEN
+        reasons["batch_size"] = CHOSEN
         return hyper.batch_size
     share = min(32, max(8, math.ceil(0.002 * data.examples)))
     for_steps = max(1, data.examples * n_epochs // 100)
@@ -252,7 +295,7 @@ def _batch_size(hyper: Hyperparameters, data: DataCounts, n_epochs: int, reasons
 
 def _beta(hyper: Hyperparameters, reasons: dict[str, str]) -> float:
     if hyper.beta != "auto":
-        reasons["beta"] = _CHOSEN
+        reasons["beta"] = CHOSEN
         return float(hyper.beta)
     reasons["beta"] = "0.1, the DPO paper's: lower lets the model move further from where it started, higher less far"
     return _BETA
@@ -261,55 +304,72 @@ def _beta(hyper: Hyperparameters, reasons: dict[str, str]) -> float:
 def _learning_rate(
     hyper: Hyperparameters, shape: ModelShape, method: Method, reasons: dict[str, str]
 ) -> tuple[float, float]:
-    base = base_learning_rate(shape, method)
+    base = base_learning_rate(shape, method, hyper.training)
     multiplier = 1.0 if hyper.learning_rate_multiplier == "auto" else float(hyper.learning_rate_multiplier)
+    is_full = hyper.training is Training.FULL
     rate = multiplier * base
     if rate > MAX_LEARNING_RATE:
         raise AttuneError(
             f"learning_rate_multiplier {multiplier:g} times the base rate {base:g} is {rate:g}, above "
-            f"{MAX_LEARNING_RATE:g}, where LoRA diverges; give at most {MAX_LEARNING_RATE / base:.3g}",
+            f"{MAX_LEARNING_RATE:g}, where training diverges; give at most {MAX_LEARNING_RATE / base:.3g}",
             code="invalid_learning_rate",
             param="hyperparameters.learning_rate_multiplier",
         )
     reasons["learning_rate_multiplier"] = (
-        "1.0 is the rate found right for this size" if hyper.learning_rate_multiplier == "auto" else _CHOSEN
+        "1.0 is the rate found right for this size" if hyper.learning_rate_multiplier == "auto" else CHOSEN
     )
     reasons["learning_rate"] = (
-        f"{multiplier:g} times {base:g}, the base rate of a model of {_size(shape.parameters)}"
+        f"{rate:.1e}: {multiplier:g} times {base:g}, {_source_of_rate(shape)}"
         + (", a tenth of what supervised training takes" if method is Method.DPO else "")
+        + (", a tenth of what LoRA takes" if is_full else "")
     )
     return multiplier, rate
+
+
+def _source_of_rate(shape: ModelShape) -> str:
+    size = _size(shape.parameters)
+    if shape.parameters >= 20_000_000_000:
+        return f"QLoRA's value for 33 B and more, at {size}"
+    if shape.parameters >= 5_000_000_000:
+        return f"QLoRA's value for up to 13 B, at {size}"
+    return f"about ten times what full training takes at {size} (LoRA Without Regret)"
 
 
 def _lora(hyper: Hyperparameters, data: DataCounts, shape: ModelShape, reasons: dict[str, str]) -> LoraSettings:
     choice = hyper.lora
     rank = 16 if choice.rank == "auto" else choice.rank
+    reasons["lora.rslora"] = (
+        "alpha over the square root of the rank (arXiv 2312.03732)" if choice.rslora else "alpha over the rank"
+    )
     if choice.alpha is not None:
-        scale = choice.alpha / rank
-        reasons["lora.scale"] = f"alpha {choice.alpha:g} over rank {rank}"
+        scale = choice.alpha / (math.sqrt(rank) if choice.rslora else rank)
+        reasons["lora.scale"] = f"alpha {choice.alpha:g} over {'the square root of ' * choice.rslora}rank {rank}"
+    elif choice.rslora and choice.scale == "auto":
+        scale = _RSLORA_ALPHA / math.sqrt(rank)
+        reasons["lora.scale"] = f"alpha {_RSLORA_ALPHA:g} over the square root of rank {rank}: 2 at rank 16"
     else:
         scale = 2.0 if choice.scale == "auto" else choice.scale
         reasons["lora.scale"] = (
             "2 times B·A, whatever the rank, so that a learning rate fits every rank"
             if choice.scale == "auto"
-            else _CHOSEN
+            else CHOSEN
         )
     dropout = 0.0 if choice.dropout == "auto" else choice.dropout
     chosen = choice.target_modules
     targets = tuple(sorted(set(chosen))) if isinstance(chosen, list) else chosen
-    lora = LoraSettings(rank=rank, scale=scale, dropout=dropout, target_modules=targets)
+    lora = LoraSettings(rank=rank, scale=scale, dropout=dropout, rslora=choice.rslora, target_modules=targets)
     trainable = trainable_parameters(shape, lora)
     reasons["lora.rank"] = (
         f"16 trains {_size(trainable)} for {_size(data.supervised_tokens, 'tokens')} to learn from; with all layers "
         "adapted quality hardly changes from 8 to 256"
         if choice.rank == "auto"
-        else _CHOSEN
+        else CHOSEN
     )
     reasons["lora.dropout"] = (
-        "0: short runs of a small adapter hardly overfit, and it costs speed" if choice.dropout == "auto" else _CHOSEN
+        "0: short runs of a small adapter hardly overfit, and it costs speed" if choice.dropout == "auto" else CHOSEN
     )
     reasons["lora.target_modules"] = (
-        "every linear layer: needed to match full fine-tuning (QLoRA, figure 2)" if targets == "all-linear" else _CHOSEN
+        "every linear layer: needed to match full fine-tuning (QLoRA, figure 2)" if targets == "all-linear" else CHOSEN
     )
     return lora
 
@@ -318,7 +378,7 @@ def _validation_every(
     hyper: Hyperparameters, validation: DataCounts | None, total_steps: int, reasons: dict[str, str]
 ) -> int:
     if hyper.validation_every_steps != "auto":
-        reasons["validation_every_steps"] = _CHOSEN
+        reasons["validation_every_steps"] = CHOSEN
         return hyper.validation_every_steps
     if validation is None:
         reasons["validation_every_steps"] = "there is no validation file"

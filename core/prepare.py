@@ -16,13 +16,14 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from collections import OrderedDict
 from pathlib import Path
 from types import FrameType
 
 import structlog
 
-from core import catalog, claims, job_files, losses, plan
+from core import catalog, claims, dry_run, job_files, losses, plan, token_lengths
 from core.claims import Claim
 from core.db import Database, open_database
 from core.doorbell import Doorbell
@@ -31,10 +32,13 @@ from core.examples import iter_examples, must_fit
 from core.holding import Holding
 from core.logs import configure_logs
 from core.models import BaseModelRow, File
+from core.plan_models import TokenCount
 from core.render import Renderer
+from core.sample_prompts import check_prompts
 from core.settings import Settings, load_settings
-from core.spec import JobSpec, Method
+from core.spec import JobSpec, Method, TooLong
 from core.storage import Storage, open_storage
+from core.too_long import counted, fit
 
 log = structlog.get_logger()
 MEMORY_LIMIT_BYTES = 6 * 1024**3  # address space, of which the tokenizers' libraries map about one
@@ -58,6 +62,7 @@ class Preparer:
         self._holder = self._take_name()
         with self._database.begin() as session:
             losses.end_claims_of(session, self._holder)
+            token_lengths.end_claims_of(session, self._holder)
         self._renderers: OrderedDict[tuple[str, str, str], Renderer] = OrderedDict()
 
     def _take_name(self) -> str:
@@ -75,15 +80,63 @@ class Preparer:
         raise AssertionError("itertools.count does not end")
 
     def look(self) -> None:
-        """Prepare bases that are being added, then jobs, until there is nothing left."""
+        """Prepare bases that are being added, then files to be counted and jobs in turn, until nothing is left."""
         catalog.prepare_waiting(self._database, self._storage, self._settings)
         while True:
+            counted = self._count_lengths()
             with self._database.begin() as session:
                 claim = claims.claim_preparation(session, self._holder, self._settings.lease_s)
-            if claim is None:
+            if claim is not None:
+                self._work(claim)
+                self._doorbell.ring_idle()
+            elif not counted:
                 return
-            self._work(claim)
-            self._doorbell.ring_idle()
+
+    def _count_lengths(self) -> bool:
+        """Count one file that a plan asks for. False: there was none."""
+        lease_s = self._settings.lease_s
+        with self._database.begin() as session:
+            row = token_lengths.claim(session, self._holder, lease_s)
+            if row is None:
+                return False
+            file = session.get_one(File, row.file_id)
+            base = session.get_one(BaseModelRow, row.base_model)
+        signal.alarm(TIME_LIMIT_S)
+        try:
+            if base.status != "ready":
+                base = catalog.make_ready(self._database, self._storage, self._settings, base)
+            lengths = self._lengths_of(file, base, row)
+        except Unavailable as error:
+            log.warning("counting_waits", error=error.message)
+            with self._database.begin() as session:
+                token_lengths.give_up(session, row)
+            return True
+        except AttuneError as error:
+            with self._database.begin() as session:
+                token_lengths.failed(session, row, base.revision, error)
+            return True
+        finally:
+            signal.alarm(0)
+        with self._database.begin() as session:
+            token_lengths.counted(session, row, base.revision, lengths)
+        return True
+
+    def _lengths_of(self, file: File, base: BaseModelRow, row: TokenCount) -> token_lengths.Lengths:
+        """Render every example as the trainer will, renewing the claim on the way."""
+        renderer = self._renderer(base, datetime.datetime.now(datetime.UTC).date().isoformat())
+        counter, method = token_lengths.LengthCounter(), Method(row.method)
+        renewed_at = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="count-") as scratch:
+            path = Path(scratch) / "examples"
+            self._storage.fetch(file.storage_key, path, file.sha256)
+            for line, example in iter_examples(path):
+                must_fit(example, method, line)
+                counter.add(line, renderer.render_example(example, line))
+                if time.monotonic() - renewed_at > self._settings.beat_s:
+                    renewed_at = time.monotonic()
+                    with self._database.begin() as session:
+                        token_lengths.renew(session, row, self._settings.lease_s)
+        return counter.lengths()
 
     def _work(self, claim: Claim) -> None:
         settings = self._settings
@@ -122,21 +175,13 @@ class Preparer:
         renderer = self._renderer(base, date)
         shape = plan.shape_of(base.shape or {}, base.parameters)
         with tempfile.TemporaryDirectory(prefix="prepare-") as scratch:
-            training = self._count(inputs.training, renderer, Path(scratch), "training_file", spec.method)
+            training = self._count(inputs.training, renderer, Path(scratch), "training_file", spec, shape)
             validation = None
             if inputs.validation is not None:
-                validation = self._count(inputs.validation, renderer, Path(scratch), "validation_file", spec.method)
+                validation = self._count(inputs.validation, renderer, Path(scratch), "validation_file", spec, shape)
         resolved, reasons = plan.resolve(spec.hyperparameters, training, validation, shape, spec.method)
-        memory = plan.memory(resolved, shape, longest_tokens=training.longest_tokens)
-        summary = {
-            "training_examples": training.examples,
-            "training_tokens": training.tokens,
-            "supervised_tokens": training.supervised_tokens,
-            "longest_example_tokens": training.longest_tokens,
-            "total_steps": resolved.total_steps,
-            "trainable_parameters": plan.trainable_parameters(shape, resolved.lora),
-            "memory_bytes": memory,
-        }
+        check_prompts(renderer, resolved.sample_prompts, shape.context)
+        summary = dry_run.summary(resolved, shape, training)
         holding.settle()
         with self._database.begin() as session:
             claims.prepared(
@@ -145,8 +190,9 @@ class Preparer:
                 resolved=resolved,
                 reasons=reasons,
                 plan=summary,
-                required_bytes=sum(memory.values()),
+                required_bytes=sum(summary["memory_bytes"].values()),
                 template_date=date,
+                warnings=_told(training, validation, resolved.max_example_tokens),
             )
 
     def _renderer(self, base: BaseModelRow, date: str) -> Renderer:
@@ -161,22 +207,44 @@ class Preparer:
         self._renderers.move_to_end(key)
         return renderer
 
-    def _count(self, file: File, renderer: Renderer, scratch: Path, param: str, method: Method) -> plan.DataCounts:
+    def _count(
+        self, file: File, renderer: Renderer, scratch: Path, param: str, spec: JobSpec, shape: plan.ModelShape
+    ) -> plan.DataCounts:
         """Render every example as the trainer will, and count. Raises InvalidExample naming the line."""
+        hyper = spec.hyperparameters
+        limit = plan.longest_allowed(hyper, shape)
         path = scratch / param
         self._storage.fetch(file.storage_key, path, file.sha256)
         counter = plan.Counter()
         try:
             for line, example in iter_examples(path):
-                must_fit(example, method, line)
-                counter.add(line, renderer.render_example(example, line))
+                must_fit(example, spec.method, line)
+                sequences = renderer.render_example(example, line)
+                if hyper.too_long is not TooLong.ERROR:  # the plan names the longest of all, and not the first
+                    is_pair = spec.method is Method.DPO
+                    fitted = fit(sequences, limit, hyper.too_long, line=line, bos_id=renderer.bos_id, is_pair=is_pair)
+                    if fitted.dropped:
+                        counter.drop(line)
+                        continue
+                    if fitted.truncated:
+                        counter.note_truncated(line)
+                    sequences = fitted.sequences
+                counter.add(line, sequences)
         except InvalidExample as error:
             error.param = param
             raise
         return counter.counts()
 
 
-def _too_long(_: int, __: FrameType | None) -> None:
+def _told(training: plan.DataCounts, validation: plan.DataCounts | None, limit: int) -> list[str]:
+    """What was left out or cut, for the job's events."""
+    told = counted(training.dropped_lines, training.truncated_lines, "Training file", limit)
+    if validation is not None:
+        told += counted(validation.dropped_lines, validation.truncated_lines, "Validation file", limit)
+    return told
+
+
+def _out_of_time(_: int, __: FrameType | None) -> None:
     raise TookTooLong(
         f"The files could not be validated within {TIME_LIMIT_S} s; split them into smaller ones.",
         code="preparation_timeout",
@@ -186,7 +254,7 @@ def _too_long(_: int, __: FrameType | None) -> None:
 
 def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
-    signal.signal(signal.SIGALRM, _too_long)
+    signal.signal(signal.SIGALRM, _out_of_time)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches us as the end of stdin
     settings = load_settings()
     configure_logs(settings.log_level)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from core.spec import Execution, Frozen, Resolved
+from core.spec import Execution, Frozen, Quantization, Resolved, SamplePrompt
 
 
 class WorkFolder:
@@ -129,16 +129,24 @@ class SnapshotSaved(Frozen):
     manifest_sha256: str
 
 
+class Sample(Frozen):
+    """What the weights of a checkpoint answer to one of the job's sample prompts, greedily."""
+
+    prompt: SamplePrompt
+    answer: str
+
+
 class CheckpointSaved(Frozen):
     report: Literal["checkpoint"] = "checkpoint"
     step: int
-    folder: str  # PEFT folder
+    folder: str  # PEFT folder, or a model's where every weight was trained
     train_loss: float
     train_mean_token_accuracy: float
     valid_loss: float | None = None
     valid_mean_token_accuracy: float | None = None
     full_valid_loss: float | None = None
     full_valid_mean_token_accuracy: float | None = None
+    samples: tuple[Sample, ...] = ()
 
 
 class Message(Frozen):
@@ -151,15 +159,17 @@ class Message(Frozen):
 
 
 class Trained(Frozen):
-    """Training reached its end; the final PEFT folder stands."""
+    """Training reached its end; the final folder stands: PEFT's, or a model's where every weight was trained."""
 
     report: Literal["trained"] = "trained"
     folder: str
     trained_tokens: int  # all epochs
     train_loss: float
-    metrics: CheckpointSaved  # of the last step, as a checkpoint would carry them
+    metrics: CheckpointSaved  # of the step whose weights are published, as a checkpoint would carry them
+    steps: int  # optimizer steps made
+    stopped_early: bool = False
     final_valid_loss: float  # on the probe set that the proof recomputes: validation file, else first examples
-    adapter_sha256: str
+    adapter_sha256: str  # of the weights' file
 
 
 class Stopped(Frozen):
@@ -194,6 +204,19 @@ class Proof(Frozen):
     validation_loss_trainer: float | None = None
     validation_loss_server: float | None = None
     max_logit_change: float | None = None
+    # Of the same adapter on the probe set over bases held otherwise; None where the device's memory was not enough
+    perplexities: dict[Quantization, float | None] | None = None
+
+
+class FinalReport(Frozen):
+    """What a finished job came to. Losses are nats per supervised token; perplexity is their exponential."""
+
+    step: int  # whose weights were published
+    steps: int  # optimizer steps made
+    stopped_early: bool
+    validation_loss: float | None = None  # over the whole validation file
+    validation_perplexity: float | None = None
+    perplexities: dict[Quantization, float | None] | None = None  # by how the base is held, on the probe set
 
 
 Report = Annotated[

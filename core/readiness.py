@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from core.db import Database
-from core.errors import AttuneError
+from core.errors import AttuneError, Unavailable
 from core.storage import Storage
 
 
-def _migrations(database: Database) -> str:
-    newest = ScriptDirectory(str(Path(__file__).parent.parent / "migrations")).get_current_head()
-    with database.engine.connect() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
-    return "ok" if current == newest else f"at {current}, not at {newest}: run `python -m core.migrate`"
+@cache
+def newest_revision() -> str | None:
+    """The revision that this code is written for."""
+    return ScriptDirectory(str(Path(__file__).parent.parent / "migrations")).get_current_head()
+
+
+def migrations(database: Database) -> str:
+    """ "ok", or how the database's revision differs from this code's."""
+    newest = newest_revision()
+    try:
+        with database.engine.connect() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+    except (OperationalError, InterfaceError) as error:
+        raise Unavailable("the database cannot be reached", code="database_unavailable") from error
+    if current == newest:
+        return "ok"
+    return f"at {current}, not at {newest}: run `python -m core.migrate` of the newest version, and start that version"
 
 
 def parts(database: Database, storage: Storage) -> dict[str, str]:
@@ -29,5 +43,5 @@ def parts(database: Database, storage: Storage) -> dict[str, str]:
             found[name] = error.message
         else:
             found[name] = "ok"
-    found["migrations"] = _migrations(database) if found["database"] == "ok" else "unknown"
+    found["migrations"] = migrations(database) if found["database"] == "ok" else "unknown"
     return found

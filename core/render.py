@@ -96,6 +96,11 @@ class Renderer:
             raise TemplateRefused("the base model names no end-of-sequence token, so an answer could not end")
         return self.template.stop_ids[0]
 
+    @property
+    def bos_id(self) -> int | None:
+        """The token that may stand before everything; None where there is none."""
+        return self._tokenizer.token_to_id(self.template.bos_token or "")
+
     def encode(self, text: str, special: bool = False) -> list[int]:
         """Token ids of a text; with `special`, behind a BOS where this tokenizer takes one before raw text."""
         ids = self._encode(text).ids

@@ -71,6 +71,7 @@ class Settings(BaseSettings):
     worker_name: str = Field(default_factory=lambda: f"{socket.gethostname()}-worker")
     worker_labels: str = ""  # comma separated
     worker_memory_bytes: int = 0  # 0: what the device has
+    price_per_hour: float | None = Field(None, ge=0)  # of this worker, in the operator's own currency, for plans
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     engine_threads: int = 0  # 0: as many as there are cores
     engine_idle_s: float = 900.0  # a warm engine without work ends after this

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
+from core import plan_models  # noqa: F401  # its tables belong to the same metadata
 from core.models import Base
 from core.sign_in_models import SignIn  # noqa: F401  (its table)
 

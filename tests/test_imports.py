@@ -29,6 +29,8 @@ for module in order["modules"]:
         break
 """
 
+REST_OF_API = tuple(f"api.{path.stem}" for path in (ROOT / "api").glob("*.py") if path.stem != "__init__")
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -49,7 +51,7 @@ class Rule:
 RULES = (
     Rule("core", ("core/**/*.py",), (*HEAVY, "fastapi", "starlette", "nicegui", "api", "worker", "cli")),
     Rule("api", ("api/**/*.py",), (*HEAVY, "worker", "cli"), without=("api.__main__",)),
-    Rule("dashboard", ("api/dashboard/**/*.py",), (*HEAVY, "core", "worker", "sqlalchemy")),
+    Rule("dashboard", ("api/dashboard/**/*.py",), (*HEAVY, "core", "worker", "cli", "sqlalchemy", *REST_OF_API)),
     # the process that claims jobs; the demo's programs beside it are started by themselves
     Rule(
         "runner",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from core import claims
+from core import claims, time_plan
 from core.db import Session
 from core.jobs import NewEvent
 from core.protocol import (
@@ -44,6 +44,8 @@ class JobRun:
         self._asked_to_stop: StopReason | None = None
         self._asked_at = 0.0
         self._tracking = Tracking(attempt)
+        self._timed_tokens = 0  # of all steps but the attempt's first, which warms up
+        self._timed_s: float | None = None
 
     def train(self) -> None:
         """Until the job has left this worker. Raises EngineDied when the engine is gone, LeaseLost with the lease."""
@@ -86,6 +88,7 @@ class JobRun:
         match report:
             case Step():
                 self._steps.append(report)
+                self._time(report)
             case Started():
                 self._take_started(report)
             case SnapshotSaved():
@@ -96,6 +99,7 @@ class JobRun:
                 self._attempt.tell(report.message, level=report.level, **report.data)
             case Trained():
                 self._tracking.finish()
+                self._note_throughput()
                 publish_final(self._attempt, report, self._template_hash, self._engine)
             case Stopped() if self._asked_to_stop is not None:
                 self._attempt.stop(self._asked_to_stop)
@@ -105,6 +109,28 @@ class JobRun:
                 self._attempt.fail(report.code, report.message, report.param)
             case _:
                 raise EngineDied(f"the engine said {report.report!r} out of turn")
+
+    def _time(self, step: Step) -> None:
+        if self._timed_s is None:
+            self._timed_s = 0.0
+            return
+        self._timed_tokens += step.tokens
+        self._timed_s += step.tokens / step.tokens_per_s
+
+    def _note_throughput(self) -> None:
+        """For the plans of jobs to come."""
+        if not self._timed_s:
+            return
+        tokens_per_s, attempt = self._timed_tokens / self._timed_s, self._attempt
+
+        def write(session: Session) -> claims.Flags | None:
+            job = attempt.job
+            flags = claims.report(session, attempt.claim)
+            if flags is not None:
+                time_plan.note_throughput(session, job.worker_id, job.base_model, attempt.resolved, tokens_per_s)
+            return flags
+
+        attempt.write(write)
 
     @property
     def _template_hash(self) -> str:

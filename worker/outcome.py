@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from pathlib import Path
 
 from core import claims, ids, job_files
 from core.db import Session
 from core.errors import Unavailable
+from core.jobs import NewEvent
 from core.models import Checkpoint, File, Model, Snapshot
-from core.protocol import CheckpointSaved, Failed, Message, Proof, Prove, SnapshotSaved, Trained
+from core.protocol import CheckpointSaved, Failed, FinalReport, Message, Proof, Prove, SnapshotSaved, Trained
+from core.spec import Method
 from worker.attempt import Attempt
 from worker.engine_process import EngineDied, EngineProcess
 from worker.publish import Published, fetch_adapter, publish_adapter, store_snapshot
 
 PROOF_TIMEOUT_S = 1800.0
+SHOWN_CHARACTERS = 200  # of a sample, in an event's message; its data hold all
 
 
 def keep_snapshot(attempt: Attempt, report: SnapshotSaved) -> None:
@@ -57,7 +62,8 @@ def publish_checkpoint(attempt: Attempt, report: CheckpointSaved, template_hash:
     model = _model_row(attempt, model_id, published, template_hash, step=report.step, is_checkpoint=True)
     checkpoint = _checkpoint_row(attempt, model_id, report)
     keep = attempt.place.settings.keep_checkpoints
-    attempt.write(lambda session: claims.add_checkpoint(session, attempt.claim, model, checkpoint, keep))
+    samples = _sample_events(report)
+    attempt.write(lambda session: claims.add_checkpoint(session, attempt.claim, model, checkpoint, keep, samples))
 
 
 def publish_final(attempt: Attempt, report: Trained, template_hash: str, engine: EngineProcess) -> None:
@@ -76,14 +82,45 @@ def publish_final(attempt: Attempt, report: Trained, template_hash: str, engine:
         )
         return
     model_id = _final_model_id(attempt)
-    total_steps = attempt.resolved.total_steps
-    model = _model_row(attempt, model_id, published, template_hash, step=total_steps, is_checkpoint=False)
+    model = _model_row(attempt, model_id, published, template_hash, step=report.metrics.step, is_checkpoint=False)
     model.proof = proof.model_dump(mode="json")
     checkpoint = _checkpoint_row(attempt, model_id, report.metrics)
     result = _result_file(attempt)
+    final, samples = _final_report(attempt, report, proof), _sample_events(report.metrics)
     attempt.end(
-        lambda session: claims.succeed(session, attempt.claim, model, checkpoint, result, report.trained_tokens)
+        lambda session: claims.succeed(
+            session, attempt.claim, model, checkpoint, result, report.trained_tokens, final=final, samples=samples
+        )
     )
+
+
+def _final_report(attempt: Attempt, report: Trained, proof: Proof) -> FinalReport:
+    loss = report.metrics.full_valid_loss
+    is_likelihood = attempt.resolved.method is Method.SUPERVISED
+    return FinalReport(
+        step=report.metrics.step,
+        steps=report.steps,
+        stopped_early=report.stopped_early,
+        validation_loss=loss,
+        validation_perplexity=math.exp(loss) if loss is not None and is_likelihood else None,
+        perplexities=proof.perplexities,
+    )
+
+
+def _sample_events(report: CheckpointSaved) -> list[NewEvent]:
+    """One event a sample prompt, with what its checkpoint answers."""
+    events: list[NewEvent] = []
+    for sample in report.samples:
+        shown = sample.model_dump(mode="json")
+        asked = sample.prompt if isinstance(sample.prompt, str) else sample.prompt[-1].content
+        text = f"Sample at step {report.step}: {json.dumps(_short(asked), ensure_ascii=False)} is answered with "
+        text += json.dumps(_short(sample.answer), ensure_ascii=False)
+        events.append(NewEvent(text, data={"step": report.step, **shown}))
+    return events
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
 
 
 def _publish(attempt: Attempt, folder: Path, name: str) -> Published:
@@ -142,7 +179,7 @@ def _checkpoint_row(attempt: Attempt, model_id: str, report: CheckpointSaved) ->
         job_id=attempt.job.id,
         model_id=model_id,
         step=report.step,
-        metrics=report.model_dump(exclude={"report", "folder"}),
+        metrics=report.model_dump(exclude={"report", "folder", "samples"}),
     )
 
 

@@ -10,8 +10,10 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.models import model_file_key
 from core.storage import Storage, Stored
 
+WEIGHTS_FILES = ("adapter_model.safetensors", "model.safetensors")
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # equal runs give equal archives
 
 
@@ -26,7 +28,8 @@ class Published:
 
     @property
     def adapter_sha256(self) -> str:
-        return next(str(file["sha256"]) for file in self.files if file["path"] == "adapter_model.safetensors")
+        """Of the weights: an adapter's, or a whole model's."""
+        return next(str(file["sha256"]) for file in self.files if str(file["path"]) in WEIGHTS_FILES)
 
 
 def publish_adapter(storage: Storage, folder: Path, prefix: str, archive: Path) -> Published:
@@ -36,7 +39,7 @@ def publish_adapter(storage: Storage, folder: Path, prefix: str, archive: Path) 
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as bundle:
         for path in paths:
             name = path.relative_to(folder).as_posix()
-            stored = storage.put_file(f"{prefix}/files/{name}", path)
+            stored = storage.put_file(model_file_key(prefix, name), path)
             files.append({"path": name, "bytes": stored.bytes, "sha256": stored.sha256})
             with (
                 bundle.open(zipfile.ZipInfo(name, _ZIP_DATE), "w", force_zip64=True) as entry,
@@ -55,7 +58,7 @@ def fetch_adapter(storage: Storage, prefix: str, files: list[dict[str, str | int
     for file in files:
         target = folder / str(file["path"])
         target.parent.mkdir(parents=True, exist_ok=True)
-        storage.fetch(f"{prefix}/files/{file['path']}", target, str(file["sha256"]))
+        storage.fetch(model_file_key(prefix, str(file["path"])), target, str(file["sha256"]))
 
 
 def store_snapshot(storage: Storage, folder: Path, key: str, archive: Path) -> Stored:

@@ -13,10 +13,11 @@ import shutil
 import socket
 import threading
 import time
+from importlib.metadata import version
 
 import structlog
 
-from core import claims, job_files, losses, workers
+from core import claims, job_files, losses, readiness, workers
 from core.claims import Claim, WorkerFacts
 from core.db import Database, open_database
 from core.errors import AttuneError, Unavailable
@@ -108,8 +109,9 @@ class Runner:
             device_name=ready.device_name,
             memory_bytes=memory,
             labels=list(labels),
+            price_per_hour=self._settings.price_per_hour,
             state="idle",
-            versions=dict(ready.versions),
+            versions={"attune": version("attune"), **ready.versions},
         )
         with self._database.begin() as session:
             workers.register(session, row)
@@ -171,6 +173,10 @@ class Runner:
             return
         try:
             while not self._draining.is_set():
+                # A database that was migrated under this worker belongs to another version of it
+                if (revision := readiness.migrations(self._database)) != "ok":
+                    log.error("worker_of_another_version", why=revision)
+                    return
                 claim = self._claim()
                 if claim is None:
                     if self._state == "idle":

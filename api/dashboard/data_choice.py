@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from api.dashboard.rest import Json, in_path
 from api.dashboard.visit import Visit
 
 SAMPLE_TRAINING, SAMPLE_VALIDATION = 600, 60  # examples
+SAMPLE_PROMPTS = 2
 MOST_FILES = 200
 MOST_FINDINGS = 8
 SAMPLE_NAME = "sample-tickets"
@@ -51,6 +53,9 @@ class DataChoice:
             made: dict[str, Json] = {}
             for part, examples in (("training", SAMPLE_TRAINING), ("validation", SAMPLE_VALIDATION)):
                 lines = await rest.text(f"/v1/attune/sample_data/{part}", examples=examples)
+                if part == "validation" and not self._draft.prompts:
+                    examples_of = [json.loads(line) for line in lines.splitlines()[:SAMPLE_PROMPTS]]
+                    self._draft.prompts = [one["messages"][0]["content"] for one in examples_of]
                 made[part] = await rest.upload(f"{SAMPLE_NAME}-{part}.jsonl", lines.encode(), "fine-tune")
             self._choose(made["training"], made["validation"])
 
@@ -127,6 +132,7 @@ def _verdict(training: Json, validation: Json | None) -> None:
     if findings:
         with tag("ul", "findings"):
             for finding in findings[:MOST_FINDINGS]:
-                text("li", str(finding.get("message", finding)))
+                where = "" if finding["line"] is None else f"Line {finding['line']}: "
+                text("li", f"{where}{finding['message']}")
             if len(findings) > MOST_FINDINGS:
                 text("li", f"and {len(findings) - MOST_FINDINGS} more", "quiet")

@@ -163,6 +163,7 @@ class Draft:
     training_file: str | None = None
     validation_file: str | None = None
     name: str = ""
+    prompts: list[str] = field(default_factory=list[str])  # answered at each checkpoint
     settings: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
@@ -179,6 +180,8 @@ class Draft:
         for name, typed in self.settings.items():
             setting = BY_NAME[name]
             _put(body, setting.place, setting.read(typed))
+        if self.prompts:
+            _put(body, ("attune", "sample_prompts"), list(self.prompts))
         if "method" in body:
             body["method"]["type"] = "supervised"
         return body
@@ -223,9 +226,14 @@ def from_job(job: Json) -> Draft:
         training_file=job["training_file"],
         validation_file=job["validation_file"],
         name=job["user_provided_suffix"] or "",
+        prompts=[_asked(prompt) for prompt in job["attune"]["requested"]["sample_prompts"]],
         settings={
             name: f"{value:g}" if isinstance(value, float) else str(value)
             for name, value in given.items()
             if value != "auto"
         },
     )
+
+
+def _asked(prompt: str | list[Json]) -> str:
+    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])

@@ -37,8 +37,8 @@ PLACES = (
 )
 
 # Before anything is drawn, so that a chosen theme does not flash; Quasar's own parts follow the same choice
-_HEAD = """<meta name="color-scheme" content="{scheme}"><style>:root{{color-scheme:{scheme}}}</style>
-<link rel="stylesheet" href="{root}/static/theme.css"><script src="{root}/static/frame.js"></script>"""
+_HEAD = """<meta name="color-scheme" content="{scheme}"><link rel="stylesheet" href="{root}/static/theme.css">
+<style>:root{{color-scheme:{scheme}}}</style><script src="{root}/static/frame.js"></script>"""
 _SCHEMES = {"auto": "light dark", "light": "light", "dark": "dark"}
 _DARK = {"auto": None, "light": False, "dark": True}
 

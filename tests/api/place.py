@@ -21,7 +21,8 @@ from api.body import Pace
 from core import claims, first_key, migrate
 from core.claims import Claim, WorkerFacts
 from core.db import Database, open_database
-from core.models import BaseModelRow, Checkpoint, File, Job, Model
+from core.models import BaseModelRow, Checkpoint, File, Job, Model, model_file_key
+from core.protocol import FinalReport
 from core.settings import Settings
 from core.spec import LoraSettings, Quantization, Resolved
 from core.storage import Storage, open_storage
@@ -51,6 +52,7 @@ RESOLVED = Resolved(
     validation_every_steps=9,
     checkpoint_every_steps=3,
 )
+FINAL = FinalReport(step=9, steps=9, stopped_early=False, validation_loss=0.5, validation_perplexity=1.6487)
 WORKER = WorkerFacts(id="worker", memory_bytes=1 << 40, labels=("here",))
 
 
@@ -173,7 +175,7 @@ class Place:
         contents = {"adapter_config.json": b"{}", "adapter_model.safetensors": bytes(range(256)) * 40}
         files: list[dict[str, Any]] = []
         for path, content in contents.items():
-            stored = self.storage.put_bytes(f"{prefix}/{path}", content)
+            stored = self.storage.put_bytes(model_file_key(prefix, path), content)
             files.append({"path": path, "bytes": stored.bytes, "sha256": stored.sha256})
         zipped = self.storage.put_bytes(f"{prefix}/adapter.zip", b"PK" + bytes(5000))
         model = Model(
@@ -194,7 +196,7 @@ class Place:
                     purpose="fine-tune-results", bytes=table.bytes, sha256=table.sha256,
                     storage_key=f"{prefix}/metrics.csv", status="processed",
                 )  # fmt: skip
-                assert claims.succeed(session, claim, model, checkpoint, result, 1234)
+                assert claims.succeed(session, claim, model, checkpoint, result, 1234, final=FINAL)
             else:
                 assert claims.add_checkpoint(session, claim, model, checkpoint, keep=9) is not None
         return model_id

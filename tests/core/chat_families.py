@@ -131,6 +131,12 @@ def families() -> list[Family]:
             config_eos=2,
             system=False,
         ),
+        Family(
+            "gemma3",
+            sentence_piece(["<start_of_turn>", "<end_of_turn>", "<start_of_image>"], legacy=False),
+            plain,
+            config_eos=2,
+        ),
         Family("phi3", phi, {"bos_token": "<s>", "eos_token": "<|endoftext|>"}),
         Family("zephyr", sentence_piece([], legacy=True), plain),
         Family("gpt-oss", gpt_oss, {"eos_token": "<|return|>"}),

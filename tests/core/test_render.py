@@ -133,7 +133,8 @@ END = {
     "llama3": "<|eot_id|>",
     "llama2": "</s>",
     "mistral": "</s>",
-    "gemma": "<end_of_turn>",
+    "gemma": "<end_of_turn>",  # of Gemma 1 and 2
+    "gemma3": "<end_of_turn>",
     "phi3": "<|end|>",
     "zephyr": "</s>",
     "gpt-oss": "<|return|>",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -13,6 +14,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from api.metrics import Requests, exposition
+from core import migrate
+from core.db import open_database
 from core.settings import Settings, load_settings
 from core.storage import open_storage
 from tests import services
@@ -225,3 +229,19 @@ def test_the_bucket_is_made_once(s3_server: services.S3, monkeypatch: pytest.Mon
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
     open_storage(load_settings()).put_bytes("key", b"text")
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are(tmp_path: Path) -> None:
+    database = open_database(f"sqlite:///{tmp_path}/new.db")
+    migrate.upgrade(database)
+    counted = Requests()
+    counted.count("GET", "/v1/files", 200, 0.1)
+    counted.refuse("storage_unavailable", 503)
+    shown = set(re.findall(r"^(attune_\w+)", exposition(counted, database).decode(), re.MULTILINE))
+    database.close()
+    panels = json.loads((ROOT / "docker/grafana.json").read_text())["panels"]
+    asked = {
+        name for panel in panels for target in panel["targets"] for name in re.findall(r"attune_\w+", target["expr"])
+    }
+    assert len(asked) > 8
+    assert asked <= shown

@@ -131,11 +131,13 @@ def test_from_an_uploaded_file_to_a_model_that_answers_and_downloads(
         assert "step 48/48" in log.text
         whole = http.get(f"/v1/attune/models/{job.fine_tuned_model}/download")
         part = http.get(f"/v1/attune/models/{job.fine_tuned_model}/download", headers={"Range": "bytes=10-19"})
+        manifest = http.get(f"/v1/attune/models/{job.fine_tuned_model}/files/attune.json")
     assert part.status_code == httpx.codes.PARTIAL_CONTENT
     assert part.content == whole.content[10:20]
     with zipfile.ZipFile(io.BytesIO(whole.content)) as bundle:
         assert bundle.testzip() is None
         names = set(bundle.namelist())
+        assert bundle.read("attune.json") == manifest.content
     assert {"adapter_config.json", "adapter_model.safetensors", "attune.json", "README.md"} <= names
     table = client.files.content(job.result_files[0]).text
     assert table.splitlines()[0] == "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy"

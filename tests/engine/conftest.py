@@ -61,6 +61,7 @@ def make_work(base_folder: Path, tmp_path: Path) -> MakeWork:
         snapshot_interval_s: float = 0.0,
         attempt: int = 1,
         base: Path | None = None,
+        **choices: object,  # of Resolved, as they are
     ) -> WorkFolder:
         work = WorkFolder(tmp_path / name)
         work.root.mkdir(parents=True)
@@ -82,7 +83,7 @@ def make_work(base_folder: Path, tmp_path: Path) -> MakeWork:
             weight_decay=0.01,
             validation_every_steps=2,
             checkpoint_every_steps=checkpoint_every_steps,
-        )
+        ).model_copy(update=choices)
         task = TrainTask(
             job_id="ftjob-test",
             attempt=attempt,

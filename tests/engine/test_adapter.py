@@ -20,10 +20,11 @@ from core.spec import LoraSettings, Quantization
 from tests.engine.test_pack import adapted
 from worker.engine.adapter import read_adapter, write_adapter
 
+LEAVES = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 TOKENS = torch.arange(1, 25)[None] * 11 % 300
 
 
-def publish(base_folder: Path, folder: Path) -> str:
+def publish(base_folder: Path, folder: Path, *, rslora: bool = False) -> str:
     _, modules = adapted(base_folder, Quantization.NONE)
     renderer = Renderer.from_folder(base_folder, "2026-01-01")
     return write_adapter(
@@ -31,15 +32,16 @@ def publish(base_folder: Path, folder: Path) -> str:
         modules,
         base_model="tiny",
         revision="revision-1",
-        lora=LoraSettings(rank=4, scale=2.0, dropout=0.25),
+        lora=LoraSettings(rank=4, scale=2.0, dropout=0.25, rslora=rslora),
         template=renderer.template,
         tokenizer_json=renderer.tokenizer_json,
         manifest={"seed": 5},
     )
 
 
-def test_plain_peft_loads_it_and_computes_the_same(base_folder: Path, tmp_path: Path) -> None:
-    publish(base_folder, tmp_path / "adapter")
+@pytest.mark.parametrize("rslora", [False, True])
+def test_plain_peft_loads_it_and_computes_the_same(base_folder: Path, tmp_path: Path, rslora: bool) -> None:
+    publish(base_folder, tmp_path / "adapter", rslora=rslora)
     model, _ = adapted(base_folder, Quantization.NONE)
     with torch.no_grad():
         ours = model(input_ids=TOKENS).logits
@@ -49,10 +51,15 @@ def test_plain_peft_loads_it_and_computes_the_same(base_folder: Path, tmp_path: 
     assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
     assert (bare - theirs).abs().max() > 0.1
     config = PeftConfig.from_pretrained(tmp_path / "adapter")
-    assert (config.r, config.lora_alpha, config.lora_dropout) == (4, 8, 0.25)
+    # A scale of 2 at rank 4
+    assert (config.r, config.lora_alpha, config.lora_dropout) == (4, 4 if rslora else 8, 0.25)
+    assert config.use_rslora is rslora
+    assert read_adapter(tmp_path / "adapter").settings == LoraSettings(
+        rank=4, scale=2.0, dropout=0.25, rslora=rslora, target_modules=tuple(sorted(LEAVES))
+    )
     assert config.base_model_name_or_path == "tiny"
     names = json.loads((tmp_path / "adapter/adapter_config.json").read_text())["target_modules"]
-    assert names == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    assert names == LEAVES
 
 
 def test_the_tokenizer_beside_it_loads_and_renders_the_frozen_template(base_folder: Path, tmp_path: Path) -> None:

@@ -36,7 +36,19 @@ def make_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def make_base(folder: Path, *, hidden: int = 64, layers: int = 2, heads: int = 4, kv_heads: int = 2) -> Path:
+def make_base(
+    folder: Path,
+    *,
+    hidden: int = 64,
+    layers: int = 2,
+    heads: int = 4,
+    kv_heads: int = 2,
+    ffn: int | None = None,
+    vocab: int | None = None,
+    context: int = 512,
+    tied: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
     """Write config.json, model.safetensors, tokenizer.json, tokenizer_config.json and generation_config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer()
@@ -65,14 +77,14 @@ def make_base(folder: Path, *, hidden: int = 64, layers: int = 2, heads: int = 4
         )
     )
     config = LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(),
+        vocab_size=vocab or tokenizer.get_vocab_size(),
         hidden_size=hidden,
-        intermediate_size=2 * hidden,
+        intermediate_size=ffn or 2 * hidden,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
+        max_position_embeddings=context,
+        tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=ids["<|im_end|>"],
         pad_token_id=ids["<|endoftext|>"],
@@ -81,6 +93,6 @@ def make_base(folder: Path, *, hidden: int = 64, layers: int = 2, heads: int = 4
     )
     generator_state = torch.get_rng_state()
     torch.manual_seed(7)
-    LlamaForCausalLM(config).save_pretrained(folder)
+    LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
     torch.set_rng_state(generator_state)
     return folder

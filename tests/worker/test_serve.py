@@ -77,6 +77,7 @@ def make_place(root: Path, job: TrainedJob, **settings: object) -> Place:
         add_project(session)
         add_file(session)
         job_row = add_job(session)
+        job_row.resolved = job.task.resolved.model_dump(mode="json")
     base = catalog.make_ready(database, storage, made, base)
     for number, model_id in enumerate((TUNED, CHECKPOINT)):
         stored = publish_adapter(

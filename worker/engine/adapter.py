@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,7 @@ class PeftConfig(BaseModel):
             rank=self.r,
             scale=scale,
             dropout=self.lora_dropout,
+            rslora=self.use_rslora,
             target_modules=tuple(targets) if targets != "all-linear" else "all-linear",
         )
 
@@ -106,13 +108,13 @@ def write_adapter(
     }
     with published(folder) as partial:
         write_bytes(partial / WEIGHTS, weights)
-        write_bytes(partial / CONFIG, _json(config))
+        write_bytes(partial / CONFIG, json_bytes(config))
         write_bytes(partial / TOKENIZER, tokenizer_json)
-        write_bytes(partial / "tokenizer_config.json", _json(_tokenizer_config(template)))
+        write_bytes(partial / "tokenizer_config.json", json_bytes(_tokenizer_config(template)))
         if template.chat_template is not None:
             write_bytes(partial / "chat_template.jinja", template.chat_template.encode())
         write_bytes(partial / "README.md", _model_card(base_model, revision, lora, sha256).encode())
-        write_bytes(partial / MANIFEST, _json(whole))
+        write_bytes(partial / MANIFEST, json_bytes(whole))
     return sha256
 
 
@@ -163,8 +165,9 @@ def _refuse_what_is_no_plain_lora(config: PeftConfig) -> None:
 
 
 def _peft_config(base_model: str, revision: str, lora: LoraSettings, target_modules: list[str]) -> dict[str, JsonValue]:
-    # PEFT divides alpha by r; undo the float noise of the product, since 16.000000000000004 helps nobody
-    alpha = round(lora.scale * lora.rank, 9)
+    # PEFT divides alpha by r, or its square root; undo the float noise of the product, since 16.000000000000004 helps
+    # nobody
+    alpha = round(lora.scale * (math.sqrt(lora.rank) if lora.rslora else lora.rank), 9)
     return {
         "alpha_pattern": {},
         "auto_mapping": None,
@@ -183,7 +186,7 @@ def _peft_config(base_model: str, revision: str, lora: LoraSettings, target_modu
         "target_modules": list(target_modules),
         "task_type": "CAUSAL_LM",
         "use_dora": False,
-        "use_rslora": False,
+        "use_rslora": lora.rslora,
     }
 
 
@@ -196,7 +199,8 @@ def _tokenizer_config(template: Template) -> dict[str, JsonValue]:
     }
 
 
-def _json(value: Mapping[str, JsonValue]) -> bytes:
+def json_bytes(value: Mapping[str, JsonValue]) -> bytes:
+    """As every JSON file beside weights is written: sorted, so that equal runs are equal files."""
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from core.errors import InvalidExample
 from core.examples import iter_examples, must_fit
 from core.protocol import WorkFolder
-from core.render import Renderer
-from core.spec import Method
+from core.render import Rendered, Renderer
+from core.spec import Method, TooLong
+from core.too_long import fit
 from worker.engine.pack import Segment
 
 PROBE_VALIDATION_EXAMPLES = 64
@@ -78,18 +79,24 @@ class Dataset:
         return [segment for i in range(len(self)) for segment in self.segments(i)]
 
 
-def tokenise(path: Path, renderer: Renderer, max_example_tokens: int, method: Method = Method.SUPERVISED) -> Dataset:
+def tokenise(
+    path: Path,
+    renderer: Renderer,
+    max_example_tokens: int,
+    method: Method = Method.SUPERVISED,
+    too_long: TooLong = TooLong.ERROR,
+) -> Dataset:
     """Render every example of `path`.
 
     Raises InvalidExample, naming the line, for one that is faulty, too long, without a supervised token or not of
-    the method's kind: no example is ever cut or dropped.
+    the method's kind. What `too_long` lets drop or cut was counted in preparation, and the job's events say so.
     """
     token_ids, mask = array("I"), bytearray()
     offsets, starts, lines = array("q", [0]), array("q", [0]), array("q")
-    for line, segments in _rendered(path, renderer, max_example_tokens, method):
-        for segment_ids, segment_mask in segments:
-            token_ids.extend(segment_ids)
-            mask.extend(segment_mask)
+    for line, segments in rendered_examples(path, renderer, max_example_tokens, method, too_long):
+        for segment in segments:
+            token_ids.extend(segment.token_ids)
+            mask.extend(segment.mask)
             offsets.append(len(token_ids))
         starts.append(len(offsets) - 1)
         lines.append(line)
@@ -104,30 +111,27 @@ def tokenise(path: Path, renderer: Renderer, max_example_tokens: int, method: Me
     )
 
 
-def _rendered(
-    path: Path, renderer: Renderer, max_example_tokens: int, method: Method
-) -> Iterator[tuple[int, list[tuple[list[int], list[bool]]]]]:
+def rendered_examples(
+    path: Path, renderer: Renderer, max_example_tokens: int, method: Method, too_long: TooLong
+) -> Iterator[tuple[int, list[Rendered]]]:
+    """(line, its sequences) of every example that is trained on."""
     for line, example in iter_examples(path):
         must_fit(example, method, line)
         try:
-            segments = [(segment.token_ids, segment.mask) for segment in renderer.render_example(example)]
+            segments = renderer.render_example(example)
         except InvalidExample as error:
             raise _invalid(line, error.code or "invalid_example", error.message, error.field) from error
-        longest = max((len(ids) for ids, _ in segments), default=0)
-        if longest > max_example_tokens:
-            raise _invalid(
-                line,
-                "example_too_long",
-                f"the example has {longest} tokens, more than max_example_tokens ({max_example_tokens}); "
-                "shorten it or raise the limit",
-            )
-        if not any(any(mask) for _, mask in segments):
+        is_pair = method is Method.DPO
+        fitted = fit(segments, max_example_tokens, too_long, line=line, bos_id=renderer.bos_id, is_pair=is_pair)
+        if fitted.dropped:
+            continue
+        if not any(any(segment.mask) for segment in fitted.sequences):
             raise _invalid(
                 line,
                 "no_supervised_tokens",
                 "nothing in the example is trained on; give at least one assistant message weight 1",
             )
-        yield line, segments
+        yield line, fitted.sequences
 
 
 def _invalid(line: int, code: str, message: str, field: str | None = None) -> InvalidExample:
@@ -135,7 +139,11 @@ def _invalid(line: int, code: str, message: str, field: str | None = None) -> In
 
 
 def probe_segments(
-    folder: WorkFolder, renderer: Renderer, max_example_tokens: int, method: Method = Method.SUPERVISED
+    folder: WorkFolder,
+    renderer: Renderer,
+    max_example_tokens: int,
+    method: Method = Method.SUPERVISED,
+    too_long: TooLong = TooLong.ERROR,
 ) -> list[Segment]:
     """The probe set: the first examples of the validation file, else of the training file.
 
@@ -145,9 +153,9 @@ def probe_segments(
     path = folder.validation if has_validation else folder.training
     count = PROBE_VALIDATION_EXAMPLES if has_validation else PROBE_TRAINING_EXAMPLES
     return [
-        Segment(np.array(ids, dtype=np.uint32), np.array(mask, dtype=np.bool_), line)
-        for line, segments in islice(_rendered(path, renderer, max_example_tokens, method), count)
-        for ids, mask in segments
+        Segment(np.array(segment.token_ids, dtype=np.uint32), np.array(segment.mask, dtype=np.bool_), line)
+        for line, segments in islice(rendered_examples(path, renderer, max_example_tokens, method, too_long), count)
+        for segment in segments
     ]
 
 

@@ -11,13 +11,11 @@ from pathlib import Path
 
 import torch
 
-from core.model_shape import LEAST_MICRO_TOKENS
-from core.plan import memory, shape_of
-from core.spec import Execution, Resolved
+from core import memory_plan
+from core.memory_plan import CPU_MICRO_TOKENS, CPU_SHARE, CUDA_MICRO_TOKENS, CUDA_SHARE, Workload
+from core.model_shape import shape_of
+from core.spec import Execution, Resolved, Training
 from worker.engine.model import Precision, parameter_count, resolve_device
-
-CPU_MICRO_TOKENS = (512, 2048)  # least and most; beyond the most nothing is gained
-CUDA_MICRO_TOKENS = (LEAST_MICRO_TOKENS, 16384)
 
 
 def device_memory_bytes(device: torch.device) -> int:
@@ -54,16 +52,20 @@ def choose_precision(device: torch.device) -> Precision:
     return "bfloat16" if _cpu_has_bfloat16() else "float32"
 
 
-def choose(folder: Path, resolved: Resolved, device: str, threads: int) -> Execution:
-    """The execution of a run that has none yet: the largest packing budget that the plan's memory allows."""
+def choose(folder: Path, resolved: Resolved, workload: Workload, device: str, threads: int) -> Execution:
+    """The execution of a run that has none yet: what the plan's memory allows on this device."""
     target = resolve_device(device)
+    on_gpu = target.type == "cuda"
     shape = shape_of(json.loads((folder / "config.json").read_bytes()), parameter_count(folder))
-    least, most = CUDA_MICRO_TOKENS if target.type == "cuda" else CPU_MICRO_TOKENS
-    room = device_memory_bytes(target) * (0.85 if target.type == "cuda" else 0.5)
-    chosen = Execution(precision=choose_precision(target), micro_tokens=least, threads=threads)
-    while (doubled := chosen.micro_tokens * 2) <= most:
-        larger = chosen.model_copy(update={"micro_tokens": doubled})
-        if sum(memory(resolved, shape, larger).values()) > room:
-            break
-        chosen = larger
-    return chosen
+    least, most = CUDA_MICRO_TOKENS if on_gpu else CPU_MICRO_TOKENS
+    # What every weight is trained in has to hold its smallest change
+    precision = "float32" if resolved.training is Training.FULL else choose_precision(target)
+    return memory_plan.choose(
+        resolved,
+        shape,
+        workload,
+        Execution(precision=precision, micro_tokens=least, threads=threads),
+        most_tokens=most,
+        room_bytes=device_memory_bytes(target) * (CUDA_SHARE if on_gpu else CPU_SHARE),
+        on_gpu=on_gpu,
+    )

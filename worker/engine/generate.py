@@ -116,10 +116,11 @@ class Generator:
     Not for two threads at once: which adapter is active is a state of the model.
     """
 
-    def __init__(self, model: PreTrainedModel, renderer: Renderer) -> None:
+    def __init__(self, model: PreTrainedModel, renderer: Renderer, lora: LoraModules | None = None) -> None:
+        """`lora`: adapters that stand on the base already, made for the same `renderer`."""
         self.model = model
-        self.lora = LoraModules(model)
-        self._renderers: dict[str | None, Renderer] = {None: renderer}
+        self.lora = LoraModules(model) if lora is None else lora
+        self._renderers: dict[str | None, Renderer] = dict.fromkeys((None, *self.lora.settings), renderer)
         # Adapters keep their base's tokenizer: one vocabulary serves them all
         self._vocabularies: dict[tuple[str, tuple[int, ...]], Vocabulary] = {}
         self.context_tokens = int(model.config.get_text_config().max_position_embeddings)

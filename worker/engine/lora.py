@@ -1,4 +1,4 @@
-"""LoRA layers: y = W x + scale * B A dropout(x), W frozen (NF4 or plain), A and B float32 masters.
+"""LoRA layers: y = W x + scale * B A dropout(x), W frozen (in 4 or 8 bit, or plain), A and B float32 masters.
 
 https://arxiv.org/abs/2106.09685 and https://arxiv.org/abs/2305.14314. One base carries any number of named
 adapters, one of which is active at a time; detaching all of them leaves the base exactly as it was loaded.
@@ -25,8 +25,19 @@ DEFAULT = "default"
 PREFIX = "base_model.model."  # PEFT's, in front of every tensor name
 
 
+def is_8bit(layer: nn.Module) -> bool:
+    """LLM.int8(), https://arxiv.org/abs/2208.07339."""
+    from bitsandbytes.nn import Linear8bitLt
+
+    return isinstance(layer, Linear8bitLt)
+
+
 def frozen_weight(layer: nn.Linear, dtype: torch.dtype) -> Tensor:
-    """[O, I] of a plain or 4-bit linear in `dtype`; 4-bit weights are dequantised anew at each call."""
+    """[O, I] of a plain, 8-bit or 4-bit linear in `dtype`; quantised weights are dequantised anew at each call."""
+    if is_8bit(layer):
+        # Row-wise absolute maxima, kept beside the weight until the first forward pass
+        scales_O = layer.state.SCB if layer.state.SCB is not None else layer.weight.SCB
+        return layer.weight.data.to(dtype).mul_(scales_O.unsqueeze(1).mul(1.0 / 127.0))
     state = getattr(layer.weight, "quant_state", None)
     if state is None:
         return layer.weight.to(dtype)
@@ -50,7 +61,10 @@ class _LoraFunction(torch.autograd.Function):
     ) -> Tensor:
         dtype = x_TI.dtype
         bias = layer.bias
-        y_TO = F.linear(x_TI, frozen_weight(layer, dtype), None if bias is None else bias.to(dtype))
+        if is_8bit(layer):
+            y_TO = layer(x_TI)  # its product is made in 8 bit, with the input rounded too
+        else:
+            y_TO = F.linear(x_TI, frozen_weight(layer, dtype), None if bias is None else bias.to(dtype))
         keep_TI = None
         dropped_TI = x_TI
         if dropout > 0.0:

@@ -1,4 +1,4 @@
-"""Loading a base model: local safetensors only, never remote code, NF4 or plain, frozen.
+"""Loading a base model: local safetensors only, never remote code, quantised or plain, frozen.
 
 Layers that bitsandbytes would repack at the first forward pass are kept as they are, since their gradients
 would be wrong afterwards.
@@ -7,8 +7,9 @@ would be wrong afterwards.
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,14 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def load_base(folder: Path, quantization: Quantization, precision: Precision, device: str) -> PreTrainedModel:
+def load_base(
+    folder: Path,
+    quantization: Quantization,
+    precision: Precision,
+    device: str,
+    *,
+    double_quantization: bool = True,
+) -> PreTrainedModel:
     """The base in `folder`, on `device`, frozen and in eval mode; "attune" attention.
 
     Raises AttuneError where the folder is not a causal language model that can be trained here.
@@ -40,19 +48,13 @@ def load_base(folder: Path, quantization: Quantization, precision: Precision, de
     target = resolve_device(device)
     if not list(folder.glob("*.safetensors")):
         raise AttuneError(f"{folder.name} holds no safetensors file", code="base_unusable", param="model")
-    quantized = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
-            quantization_config=quantized if quantization is Quantization.NF4 else None,
+            quantization_config=_quantizer(quantization, dtype, double_quantization),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -66,6 +68,22 @@ def load_base(folder: Path, quantization: Quantization, precision: Precision, de
     model.eval()
     _keep_weights_trainable_through(model)
     return model
+
+
+def _quantizer(quantization: Quantization, dtype: torch.dtype, double: bool) -> BitsAndBytesConfig | None:
+    """transformers leaves the output head as it is stored."""
+    if quantization.is_4bit:
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=quantization.value,
+            bnb_4bit_use_double_quant=double,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    if quantization is Quantization.INT8:
+        # It says once a product that it rounds its input to float16 on the way to 8 bit
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return None
 
 
 def _keep_weights_trainable_through(model: nn.Module) -> None:
@@ -86,14 +104,22 @@ def linear_names(model: PreTrainedModel) -> list[str]:
 
 def parameter_count(folder: Path) -> int:
     """Parameters stored in the folder's safetensors files, read from their headers alone."""
-    total = 0
+    return sum(shape.numel() for shape in tensor_shapes(folder).values())
+
+
+def tensor_shapes(folder: Path) -> dict[str, torch.Size]:
+    """By name, of the folder's safetensors files."""
+    return {name: torch.Size(entry["shape"]) for name, entry in tensor_headers(folder).items()}
+
+
+def tensor_headers(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the folder's safetensors files say of each tensor: dtype, shape, place."""
+    found: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                total += torch.Size(entry["shape"]).numel()
-    return total
+        found.update((name, entry) for name, entry in header.items() if name != "__metadata__")
+    return found
 
 
 def hidden_states(

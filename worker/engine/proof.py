@@ -16,20 +16,22 @@ import torch
 from torch import Tensor
 
 from core.errors import AttuneError
-from core.examples import PreferencePair, iter_examples
 from core.protocol import Check, Proof, Trained, TrainTask, WorkFolder
 from core.render import Renderer
-from core.spec import Method
+from core.spec import Method, Quantization, Resolved, Training
 from worker.engine.adapter import read_adapter
-from worker.engine.data import probe_segments
+from worker.engine.data import probe_segments, rendered_examples
 from worker.engine.execution import choose_precision
 from worker.engine.generate import Generator, Sampling, ServableAdapter, read_servable
 from worker.engine.lora import PREFIX
 from worker.engine.loss import Head
-from worker.engine.model import resolve_device
+from worker.engine.model import load_base, resolve_device, tensor_shapes
+from worker.engine.model_folder import StoredModel, read_model
 from worker.engine.pack import Segment
+from worker.engine.perplexity import perplexities
 from worker.engine.preference import REFERENCE, dpo
 from worker.engine.resident import Resident
+from worker.engine.served_loss import ROWS, log_likelihood, mean_loss_served, served_states
 
 TRAINED = "trained.json"  # core.protocol.Trained as the engine reported it, below the work folder's root
 _NAME = "proof"  # of the adapter on the base meanwhile
@@ -37,7 +39,6 @@ _READ_EXAMPLES = 64  # of the training file, the first; the shortest of their an
 _PROBES = 8
 _GREEDY_TRIES = 4
 _GREEDY_TOKENS = 256  # of one try, at most
-_ROWS = 256  # of logits at once
 # Change of a logit that counts as none, relative to the logits' size; a repeated base run sets the absolute floor
 _NO_CHANGE = 1e-4
 # Server's loss against trainer's: relative, and absolute in nats. The two add up in different orders, and
@@ -65,22 +66,50 @@ def prove(resident: Resident, folder: WorkFolder) -> Proof:
     """
     task = TrainTask.model_validate_json(folder.task.read_bytes())
     trained = Trained.model_validate_json((folder.root / TRAINED).read_bytes())
-    base_folder = Path(task.base_folder)
-    precision = task.execution.precision if task.execution else choose_precision(resolve_device(task.device))
-    model = resident.base(base_folder, task.base_revision, task.resolved.quantization, precision, task.device)
+    base_folder, resolved = Path(task.base_folder), task.resolved
+    precision = choose_precision(resolve_device(task.device))  # as a whole model is served
+    if task.execution is not None and resolved.training is Training.LORA:
+        precision = task.execution.precision
+    model = resident.base(
+        base_folder,
+        task.base_revision,
+        resolved.quantization,
+        precision,
+        task.device,
+        double_quantization=resolved.double_quantization,
+    )
     generator = Generator(model, Renderer.from_folder(base_folder, task.template_date))
     try:
-        return _Prover(generator, folder, task, trained).prove()
+        proof = _Prover(generator, folder, task, trained).prove()
     finally:
         generator.lora.detach()
+    if not (resolved.compare_quantizations and proof.passed):
+        return proof
+    adapter = read_servable(folder.published)
+    probe = probe_segments(folder, adapter.renderer, resolved.max_example_tokens, resolved.method, resolved.too_long)
+    found = perplexities(resident, task, adapter.stored, precision, probe)
+    return proof.model_copy(update={"perplexities": found})
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The base or what was trained, ready to be asked."""
+
+    generator: Generator
+    adapter: str | None
+
+    def activate(self) -> Generator:
+        self.generator.lora.activate(self.adapter)
+        return self.generator
 
 
 class _Prover:
     """Runs the checks in an order in which each may rest on those before it."""
 
     def __init__(self, generator: Generator, folder: WorkFolder, task: TrainTask, trained: Trained) -> None:
-        self._generator = generator
-        self._head = Head(generator.model)
+        self._generator = generator  # of the base
+        self._base = _Side(generator, None)
+        self._tuned = _Side(generator, _NAME)
         self._folder = folder
         self._task = task
         self._trained = trained
@@ -90,15 +119,15 @@ class _Prover:
 
     @torch.no_grad()
     def prove(self) -> Proof:
-        adapter = self._loads()
-        mapped = adapter is not None and self._every_tensor_mapped(adapter)
-        if adapter is not None:
-            self._template_hash(adapter)
-        if adapter is not None and mapped:
-            answers = shortest_answers(self._folder.training, adapter.renderer)
+        stored = self._loads()
+        mapped = stored is not None and self._every_tensor_mapped(stored)
+        if stored is not None:
+            self._template_hash(stored.renderer)
+        if stored is not None and mapped:
+            answers = shortest_answers(self._folder.training, stored.renderer, self._task.resolved)
             self._changes_logits(answers)
-            self._validation_loss(adapter.renderer)
-            self._end_token(answers, adapter.renderer)
+            self._validation_loss(stored.renderer)
+            self._end_token(answers, stored.renderer)
         measured = {check.name for check in self._checks}
         for name in ("every_tensor_mapped", "template_hash", "changes_logits", "validation_loss", "end_token"):
             if name not in measured:
@@ -113,28 +142,48 @@ class _Prover:
             max_logit_change=self._logit_change,
         )
 
-    def _loads(self) -> ServableAdapter | None:
+    def _loads(self) -> ServableAdapter | StoredModel | None:
+        is_full = self._task.resolved.training is Training.FULL
         try:
-            adapter = read_servable(self._folder.published)
+            stored = read_model(self._folder.published) if is_full else read_servable(self._folder.published)
         except AttuneError as error:
             self._checks.append(Check(name="loads", passed=False, detail=error.message))
             return None
-        same = adapter.stored.sha256 == self._trained.adapter_sha256
-        detail = f"{len(adapter.stored.tensors)} tensors, sha256 {adapter.stored.sha256}"
-        if not same:
-            detail += f", but the trainer wrote {self._trained.adapter_sha256}"
+        sha256 = stored.sha256 if isinstance(stored, StoredModel) else stored.stored.sha256
+        same = sha256 == self._trained.adapter_sha256
+        detail = f"sha256 {sha256}" + ("" if same else f", but the trainer wrote {self._trained.adapter_sha256}")
         self._checks.append(Check(name="loads", passed=same, detail=detail))
-        return adapter
+        return stored
 
-    def _every_tensor_mapped(self, adapter: ServableAdapter) -> bool:
+    def _every_tensor_mapped(self, stored: ServableAdapter | StoredModel) -> bool:
+        """All of it has its place in the base, and all places that were to be filled are."""
+        try:
+            detail, faults = self._place_model(stored) if isinstance(stored, StoredModel) else self._place(stored)
+        except AttuneError as error:
+            detail, faults = "", [error.message]
+        self._checks.append(Check(name="every_tensor_mapped", passed=not faults, detail="; ".join(faults) or detail))
+        return not faults
+
+    def _place_model(self, stored: StoredModel) -> tuple[str, list[str]]:
+        """The tensors are the base's, name for name and shape for shape; then the model is loaded."""
+        model = self._generator.model
+        shared = set(model.all_tied_weights_keys)  # written or not, they are another's
+        base = {k: v for k, v in tensor_shapes(Path(self._task.base_folder)).items() if k not in shared}
+        found = {k: v for k, v in tensor_shapes(stored.folder).items() if k not in shared}
+        odd = sorted(name for name in base.keys() | found.keys() if base.get(name) != found.get(name))
+        if odd:
+            return "", [f"{len(odd)} tensors are not as the base has them, such as {odd[0]}"]
+        precision = "float32" if model.dtype == torch.float32 else "bfloat16"
+        tuned = load_base(stored.folder, Quantization.NONE, precision, self._task.device)
+        self._tuned = _Side(Generator(tuned, stored.renderer), None)
+        return f"all {len(found)} tensors as the base has them", []
+
+    def _place(self, adapter: ServableAdapter) -> tuple[str, list[str]]:
         """Every tensor finds its linear (`add` refuses leftovers, missing partners and wrong shapes), every linear
         that was to be adapted finds its tensors, and rank and scale are those of the task."""
-        try:
-            self._generator.add(_NAME, adapter)
-        except AttuneError as error:
-            self._checks.append(Check(name="every_tensor_mapped", passed=False, detail=error.message))
-            return False
+        self._generator.add(_NAME, adapter)
         lora, expected = self._generator.lora, self._task.resolved.lora
+        assert expected is not None
         wanted = self._wanted_layers()
         found = {path for path, layer in lora.layers.items() if _NAME in layer.factors}
         settings = adapter.stored.settings
@@ -147,24 +196,21 @@ class _Prover:
             faults.append(
                 f"rank {settings.rank} and scale {settings.scale:g} instead of {expected.rank} and {expected.scale:g}"
             )
-        detail = (
-            "; ".join(faults) or f"all {len(adapter.stored.tensors)} tensors on {len(found)} layers, none left over"
-        )
-        self._checks.append(Check(name="every_tensor_mapped", passed=not faults, detail=detail))
-        return not faults
+        return f"all {len(adapter.stored.tensors)} tensors on {len(found)} layers, none left over", faults
 
     def _wanted_layers(self) -> set[str]:
         if self._folder.start_adapter.exists():  # continued training keeps to the layers it found
             names = read_adapter(self._folder.start_adapter).tensors
             return {name.removeprefix(PREFIX).rsplit(".lora_", 1)[0] for name in names}
+        assert self._task.resolved.lora is not None
         paths, targets = self._generator.lora.paths, self._task.resolved.lora.target_modules
         if targets == "all-linear":
             return set(paths)
         endings = tuple("." + name for name in targets)
         return {path for path in paths if ("." + path).endswith(endings)}
 
-    def _template_hash(self, adapter: ServableAdapter) -> None:
-        expected, found = self._generator.renderer(None).template.hash, adapter.renderer.template.hash
+    def _template_hash(self, renderer: Renderer) -> None:
+        expected, found = self._generator.renderer(None).template.hash, renderer.template.hash
         detail = f"sha256 {found}" if found == expected else f"{found} instead of {expected}, which the base has"
         self._checks.append(Check(name="template_hash", passed=found == expected, detail=detail))
 
@@ -172,8 +218,8 @@ class _Prover:
         """The largest change of any logit within the probed answers. An adapter of zeros changes none."""
         change = floor = size = 0.0
         for answer in answers:
-            base, again = self._logits(None, answer), self._logits(None, answer)
-            tuned = self._logits(_NAME, answer)
+            base, again = _logits(self._base, answer), _logits(self._base, answer)
+            tuned = _logits(self._tuned, answer)
             change = max(change, float((tuned - base).abs().max()))
             floor = max(floor, float((again - base).abs().max()))
             size = max(size, float(base.abs().max()))
@@ -185,7 +231,7 @@ class _Prover:
     def _validation_loss(self, renderer: Renderer) -> None:
         """The trainer's probe set, each sequence alone through the server's forward pass."""
         resolved = self._task.resolved
-        probe = probe_segments(self._folder, renderer, resolved.max_example_tokens, resolved.method)
+        probe = probe_segments(self._folder, renderer, resolved.max_example_tokens, resolved.method, resolved.too_long)
         supervised = sum(int(segment.mask.sum()) for segment in probe)
         relative, absolute = _TOLERANCE[self._generator.model.dtype]
         if resolved.method is Method.DPO:
@@ -196,8 +242,7 @@ class _Prover:
             # A margin adds up the rounding of all tokens of a pair, as independent errors do
             absolute *= max(1.0, resolved.beta * math.sqrt(supervised / max(pairs, 1)))
         else:
-            self._generator.lora.activate(_NAME)
-            server = -sum(self._log_likelihood(segment) for segment in probe) / max(supervised, 1)
+            server = mean_loss_served(self._tuned.activate().model, probe)
             of = f"token on {supervised} tokens"
         self._server_loss, trainer = server, self._trained.final_valid_loss
         tolerance = relative * abs(trainer) + absolute
@@ -212,24 +257,13 @@ class _Prover:
             stored, reference = read_adapter(self._folder.start_adapter), REFERENCE
             lora.add(reference, stored.settings, stored.tensors)
         likelihoods: list[Tensor] = []
+        model = self._generator.model
+        head = Head(model)
         for name in (_NAME, reference):
             lora.activate(name)
-            likelihoods.append(torch.tensor([self._log_likelihood(segment) for segment in probe]))
+            likelihoods.append(torch.tensor([log_likelihood(model, head, segment) for segment in probe]))
         losses_P, _ = dpo(likelihoods[0], likelihoods[1], beta)
         return float(losses_P.mean())
-
-    def _log_likelihood(self, segment: Segment) -> float:
-        """Nats of the segment's supervised tokens, by the active adapter."""
-        tokens_T = torch.from_numpy(segment.token_ids.astype("int64"))
-        rows_S = torch.from_numpy(segment.mask).nonzero().squeeze(1) - 1
-        hidden_TD = self._hidden(tokens_T)
-        nll = 0.0
-        for part in rows_S.split(_ROWS):
-            targets = tokens_T[part + 1].to(hidden_TD.device)
-            nll += float(
-                torch.nn.functional.cross_entropy(self._head.logits(hidden_TD[part]), targets, reduction="sum")
-            )
-        return -nll
 
     def _end_token(self, answers: Sequence[_Answer], renderer: Renderer) -> None:
         """Does the model end its answers?
@@ -249,8 +283,8 @@ class _Prover:
             self._checks.append(Check(name="end_token", passed=False, detail=detail))
             return
         base, tuned = (
-            torch.stack([self._logits(name, end)[-1].log_softmax(-1)[stop_ids].logsumexp(-1) for end in ends])
-            for name in (None, _NAME)
+            torch.stack([_logits(side, end)[-1].log_softmax(-1)[stop_ids].logsumexp(-1) for end in ends])
+            for side in (self._base, self._tuned)
         )
         is_preference = self._task.resolved.method is Method.DPO
         least = float(base.mean()) - (_KEPT_END if is_preference else 0.0)
@@ -269,7 +303,7 @@ class _Prover:
 
     def _greedy_stops(self, ends: Sequence[_Answer], renderer: Renderer) -> tuple[int, bool]:
         """(greedy answers tried, whether the last of them stopped within twice the trained answer's length)."""
-        tries = 0
+        tries, tuned = 0, self._tuned.generator
         for end in ends[:_GREEDY_TRIES]:
             room = self._generator.context_tokens - end.start
             limit = min(2 * end.tokens + 16, _GREEDY_TOKENS, room)
@@ -277,32 +311,28 @@ class _Prover:
                 continue
             tries += 1
             sampling = Sampling(max_tokens=limit, temperature=0.0)
-            generation = self._generator.begin(end.token_ids[: end.start], sampling, _NAME)
+            generation = tuned.begin(end.token_ids[: end.start], sampling, self._tuned.adapter)
             while not generation.done:
-                for delta in self._generator.step(generation):
+                for delta in tuned.step(generation):
                     if delta.finish_reason == "stop":
                         return tries, True
         return tries, False
 
-    def _logits(self, adapter: str | None, answer: _Answer) -> Tensor:
-        """Logits that predict the answer's tokens, the last _ROWS of them: (S, V) float32."""
-        self._generator.lora.activate(adapter)
-        hidden_TD = self._hidden(torch.tensor(answer.token_ids))
-        return self._head.logits(hidden_TD[answer.start - 1 : -1][-_ROWS:])
 
-    def _hidden(self, tokens_T: Tensor) -> Tensor:
-        """(T, width) as the server computes them: one sequence, unpacked."""
-        model = self._generator.model
-        return model.base_model(input_ids=tokens_T[None].to(model.device), use_cache=False).last_hidden_state[0]
+def _logits(side: _Side, answer: _Answer) -> Tensor:
+    """Logits that predict the answer's tokens, the last ROWS of them: (S, V) float32."""
+    model = side.activate().model
+    hidden_TD = served_states(model, torch.tensor(answer.token_ids))
+    return Head(model).logits(hidden_TD[answer.start - 1 : -1][-ROWS:])
 
 
-def shortest_answers(training: Path, renderer: Renderer) -> list[_Answer]:
+def shortest_answers(training: Path, renderer: Renderer, resolved: Resolved) -> list[_Answer]:
     """The last supervised answers of the first training examples, the shortest sequences first."""
     answers: list[_Answer] = []
-    for _, example in islice(iter_examples(training), _READ_EXAMPLES):
-        sequences = renderer.render_example(example)
+    method, limit = resolved.method, resolved.max_example_tokens
+    for _, sequences in islice(rendered_examples(training, renderer, limit, method, resolved.too_long), _READ_EXAMPLES):
         # Of a pair the preferred answer alone is one to end as
-        for rendered in sequences[:1] if isinstance(example, PreferencePair) else sequences:
+        for rendered in sequences[:1] if method is Method.DPO else sequences:
             end = len(rendered.mask) - rendered.mask[::-1].index(True)
             start = end
             while start > 1 and rendered.mask[start - 1]:

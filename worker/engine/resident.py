@@ -25,6 +25,7 @@ class BaseKey:
     quantization: Quantization
     precision: Precision
     device: str
+    double_quantization: bool
 
 
 class Resident:
@@ -35,15 +36,23 @@ class Resident:
         self._model: PreTrainedModel | None = None
 
     def base(
-        self, folder: Path, revision: str, quantization: Quantization, precision: Precision, device: str
+        self,
+        folder: Path,
+        revision: str,
+        quantization: Quantization,
+        precision: Precision,
+        device: str,
+        *,
+        double_quantization: bool = True,
     ) -> PreTrainedModel:
         """The base, from memory or loaded and verified now. Raises AttuneError where it cannot be trained."""
-        key = BaseKey(folder.resolve(), revision, quantization, precision, str(resolve_device(device)))
+        target = str(resolve_device(device))
+        key = BaseKey(folder.resolve(), revision, quantization, precision, target, double_quantization)
         if self._key == key and self._model is not None:
             return self._model
         self.drop()
         begun = time.perf_counter()
-        model = load_base(key.folder, quantization, precision, device)
+        model = load_base(key.folder, quantization, precision, device, double_quantization=double_quantization)
         verify(model)
         print(
             f"loaded {folder.name} ({quantization}, {precision}) in {time.perf_counter() - begun:.1f} s",

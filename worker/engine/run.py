@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from core.errors import AttuneError
 from core.protocol import (
     CheckpointSaved,
     Message,
+    Sample,
     SnapshotSaved,
     Started,
     Step,
@@ -35,9 +37,13 @@ from core.render import Renderer
 from core.spec import Execution
 from worker.engine.adapter import JsonValue, write_adapter
 from worker.engine.data import Batches, Dataset, probe_segments
+from worker.engine.early_stopping import EarlyStopping
+from worker.engine.fitting import longest_unit, next_rung, try_pack, worst_pack
+from worker.engine.full import FullWeights, full_pack_loss, stored_dtype
 from worker.engine.lora import LoraModules
 from worker.engine.loss import Head, Mean, Rewards, mean_loss, pack_loss
 from worker.engine.model import parameter_count, resolve_device
+from worker.engine.model_folder import write_model
 from worker.engine.optimizer import (
     clip_gradients,
     learning_rate,
@@ -48,6 +54,8 @@ from worker.engine.optimizer import (
 from worker.engine.pack import Pack, Segment, pack_micro_steps
 from worker.engine.preference import Preference, pairs_of, preferred_tokens
 from worker.engine.randomness import random_states, restore_random_states
+from worker.engine.recompute import Recomputed
+from worker.engine.samples import Sampler
 from worker.engine.snapshot import (
     Identity,
     Progress,
@@ -56,9 +64,9 @@ from worker.engine.snapshot import (
     prune,
     save_snapshot,
 )
+from worker.engine.watch import shown, watch
 
 SNAPSHOT_SHARE = 0.05  # of the running time that snapshots may take at most
-SHOWN_LINES = 16  # of the examples of a step whose loss is not finite
 
 Reporter = Callable[[BaseModel], None]
 
@@ -67,9 +75,8 @@ class LossNotFinite(AttuneError):
     """The loss or its gradient became NaN or infinite."""
 
     def __init__(self, step: int, lines: list[int], what: str) -> None:
-        shown = ", ".join(str(line) for line in lines[:SHOWN_LINES]) + (" …" if len(lines) > SHOWN_LINES else "")
         super().__init__(
-            f"step {step}: the {what} is not finite; the step trained on lines {shown} of the training file. "
+            f"step {step}: the {what} is not finite; the step trained on {shown(lines)} of the training file. "
             "Lower learning_rate_multiplier, and look at these lines",
             code="loss_not_finite",
             param="hyperparameters.learning_rate_multiplier",
@@ -99,7 +106,7 @@ class Run:
         identity: Identity,
         chosen: Execution,
         model: PreTrainedModel,
-        modules: LoraModules,
+        modules: LoraModules | FullWeights,
         preference: Preference | None,
         report: Reporter,
     ) -> None:
@@ -114,6 +121,7 @@ class Run:
         self.device = resolve_device(task.device)
         self.model = model
         self.head = Head(model)
+        self.recomputed = Recomputed(model)
         self.modules = modules
         self.preference = preference  # of the method dpo
         self.parameters = modules.parameters()
@@ -121,6 +129,13 @@ class Run:
         self.batches = Batches(len(training), task.resolved.batch_size, task.seed)
         self.report = report
         self.progress = Progress()
+        patience = task.resolved.early_stopping_patience
+        self.stopping = None if patience is None else EarlyStopping(patience)
+        adapters = None if isinstance(modules, FullWeights) else modules
+        self.pack_loss = full_pack_loss if adapters is None else pack_loss
+        self.sampler = Sampler(model, adapters, renderer, task.resolved.sample_prompts, folder.training)
+        # The loss of guessing: among all tokens, or which of two answers is preferred
+        self.guess = math.log(2 if preference else self.head.weight.shape[0])
         self.snapshot_cost_s = 0.0
         self.snapshot_at_s = time.monotonic()
         self.snapshot_step = 0
@@ -132,10 +147,14 @@ class Run:
             load_state_tensors(self.optimizer, snapshot.optimizer)
             restore_random_states(snapshot.random)
             self.progress = snapshot.manifest.progress
+            if self.stopping is not None:
+                self.stopping.resume(self.progress.best, snapshot.best)
             self.snapshot_step = self.progress.step
             self._warn_of_differences(snapshot)
         prune(self.folder.snapshots, self.task.keep_snapshots)
+        self._prove_plan()
         trainable = sum(parameter.numel() for parameter in self.parameters)
+        added = 0 if isinstance(self.modules, FullWeights) else trainable
         started = Started(
             execution=self.execution,
             total_steps=self.resolved.total_steps,
@@ -144,7 +163,7 @@ class Run:
             training_tokens=self.training.tokens,
             supervised_tokens=self.training.supervised_tokens,
             trainable_parameters=trainable,
-            total_parameters=parameter_count(Path(self.task.base_folder)) + trainable,
+            total_parameters=parameter_count(Path(self.task.base_folder)) + added,
             data_sha256=self.training.sha256,
             template_hash=self.renderer.template.hash,
         )
@@ -154,6 +173,26 @@ class Run:
             f"{self.resolved.total_steps}, {len(self.training)} examples, {self.training.tokens} tokens, "
             f"{trainable} trainable parameters, {self.execution}"
         )
+
+    def _prove_plan(self) -> None:
+        """Run the worst pack once. Where memory is not enough, go down the ladder, whose every rung keeps the
+        mathematics the same; raises what the last rung did."""
+        units = self._units([one for i in range(len(self.training)) for one in self.training.segments(i)])
+        while True:
+            self.recomputed.switch(self.execution.checkpointing)
+            worst = worst_pack(units, self.execution.micro_tokens, self.resolved.batch_size)
+            failure = try_pack(partial(self._backward_once, worst), self.parameters, self.optimizer)
+            if failure is None:
+                return
+            lower = next_rung(self.execution, longest_unit(units))
+            if lower is None:
+                raise failure
+            self.execution = lower.execution
+            _log(lower.message)
+            self.report(Message(level="warn", message=lower.message, data=lower.data))
+
+    def _backward_once(self, segments: list[Segment]) -> None:
+        self._score(segments, 1.0)[0].backward()
 
     def _warn_of_differences(self, snapshot: Snapshot) -> None:
         manifest, versions = snapshot.manifest, library_versions()
@@ -178,13 +217,16 @@ class Run:
                 return
             step = self._step()
             self.report(step)
-            if step.step == step.total_steps:
+            if self.stopping is not None:
+                self.stopping.take(_checkpoint(step, self.folder.adapter), self.modules.weights())
+                self.progress = self.progress.model_copy(update={"best": self.stopping.best})
+            if step.step == step.total_steps or (self.stopping is not None and self.stopping.is_over):
                 self._finish(step)
                 return
             if step.step % self.resolved.checkpoint_every_steps == 0:
                 folder = self.folder.checkpoints / f"step-{step.step}"
                 self._publish(folder, {})
-                self.report(_checkpoint(step, folder))
+                self.report(_checkpoint(step, folder, self.sampler.answers()))
             if self._snapshot_is_due():
                 self._save_snapshot()
 
@@ -210,6 +252,8 @@ class Run:
             trained_tokens=self.progress.trained_tokens + tokens,
             epoch_nll=learnt.loss * weight + (0.0 if first_of_epoch else self.progress.epoch_nll),
             epoch_supervised=weight + (0 if first_of_epoch else self.progress.epoch_supervised),
+            watched=watch(self.progress.watched, number, learnt.loss, self.guess, [one.line for one in segments]),
+            best=self.progress.best,
         )
         few, full = self._validate(number)
         _log(
@@ -240,28 +284,21 @@ class Run:
     def _backward(self, segments: list[Segment], weight: int, number: int) -> _Learnt:
         """Accumulate the step's gradients."""
         self.modules.training(True)
-        # What has to be in one pack: a pair's loss needs both of its sequences
-        units = pairs_of(segments) if self.preference else [[segment] for segment in segments]
+        units = self._units(segments)
         lengths = [sum(len(segment.token_ids) for segment in unit) for unit in units]
         micro_steps = pack_micro_steps(lengths, self.execution.micro_tokens)
         losses: list[torch.Tensor] = []
-        counts: list[torch.Tensor] = []  # each [3]: tokens guessed right, pairs won, their margins
+        counts: list[torch.Tensor] = []
         for micro in micro_steps:
-            pack = Pack.of([segment for i in micro for segment in units[i]], self.device)
-            if self.preference is None:
-                loss, right = pack_loss(self.model, self.head, pack, 1.0 / weight)
-                won = margin = loss.new_zeros(())
-            else:
-                scores = self.preference.score(pack, 1.0 / weight)
-                loss, right, won, margin = scores.loss, scores.right, scores.won, scores.margin
+            loss, sums = self._score([segment for i in micro for segment in units[i]], 1.0 / weight)
             loss.backward()
             losses.append(loss.detach())
-            counts.append(torch.stack([right.float(), won.float(), margin.float()]))
+            counts.append(sums)
         norm = clip_gradients(self.parameters, self.resolved.max_grad_norm)
         self.modules.training(False)
         # One transfer for all numbers of the step: each would wait for the device by itself
-        sums = torch.stack(counts).sum(0)
-        *parts, right_sum, won_sum, margin_sum, norm_value = torch.stack([*losses, *sums, norm]).tolist()
+        summed = torch.stack(counts).sum(0)
+        *parts, right_sum, won_sum, margin_sum, norm_value = torch.stack([*losses, *summed, norm]).tolist()
         if not all(math.isfinite(value) for value in (*parts, norm_value)):
             faulty = [
                 units[i][0].line
@@ -276,15 +313,30 @@ class Run:
         rewards = Rewards(won_sum / weight, margin_sum / weight)
         return _Learnt(sum(parts), right_sum / preferred_tokens(segments), norm_value, rewards)
 
+    def _units(self, segments: list[Segment]) -> list[list[Segment]]:
+        """What has to be in one pack: a pair's loss needs both of its sequences."""
+        return pairs_of(segments) if self.preference else [[segment] for segment in segments]
+
+    def _score(self, segments: list[Segment], factor: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """(one pack's share of the loss, [3]: tokens guessed right, pairs won, their margins)"""
+        pack = Pack.of(segments, self.device)
+        if self.preference is None:
+            loss, right = self.pack_loss(self.model, self.head, pack, factor)
+            won = margin = loss.new_zeros(())
+        else:
+            scores = self.preference.score(pack, factor)
+            loss, right, won, margin = scores.loss, scores.right, scores.won, scores.margin
+        return loss, torch.stack([right.float(), won.float(), margin.float()])
+
     def _validate(self, step: int) -> tuple[Mean | None, Mean | None]:
         """(a look at the fixed subset, the whole file), each where it falls on this step."""
         if self.validation is None:
             return None, None
-        last = step == self.resolved.total_steps
+        looks = step == self.resolved.total_steps or step % self.resolved.validation_every_steps == 0
         few = full = None
-        if last or self.batches.ends_epoch(step):
+        if step == self.resolved.total_steps or self.batches.ends_epoch(step) or (looks and self.stopping is not None):
             full = self._measure(self.validation.all_segments())
-        if last or step % self.resolved.validation_every_steps == 0:
+        if looks:
             few = self._measure(self.validation.subset())
         return few, full
 
@@ -321,6 +373,7 @@ class Run:
             adapter=self.modules.weights(),
             optimizer=state_tensors(self.optimizer),
             random=random_states(),
+            best={} if self.stopping is None else self.stopping.weights,
         )
         prune(self.folder.snapshots, self.task.keep_snapshots)
         self.snapshot_step = self.progress.step
@@ -340,34 +393,75 @@ class Run:
             "versions": dict(library_versions()),
             **measured,
         }
+        task, base_folder, template = self.task, Path(self.task.base_folder), self.renderer.template
+        if isinstance(self.modules, FullWeights):
+            return write_model(
+                folder,
+                self.model,
+                stored_dtype(base_folder),
+                base_folder=base_folder,
+                base_model=task.base_model,
+                revision=task.base_revision,
+                template=template,
+                manifest=manifest,
+            )
+        assert self.resolved.lora is not None
         return write_adapter(
             folder,
             self.modules,
-            base_model=self.task.base_model,
-            revision=self.task.base_revision,
+            base_model=task.base_model,
+            revision=task.base_revision,
             lora=self.resolved.lora,
-            template=self.renderer.template,
-            tokenizer_json=(Path(self.task.base_folder) / "tokenizer.json").read_bytes(),
+            template=template,
+            tokenizer_json=(base_folder / "tokenizer.json").read_bytes(),
             manifest=manifest,
         )
 
     def _finish(self, last: Step) -> None:
-        """Measure the final adapter on the probe set and publish it."""
+        """Measure the final adapter on the probe set and publish it: the last step's, or the best of a run that may
+        stop early."""
         resolved = self.resolved
-        probe = probe_segments(self.folder, self.renderer, resolved.max_example_tokens, resolved.method)
+        metrics = _checkpoint(last, self.folder.adapter)
+        if self.stopping is not None:
+            metrics = self._take_best(self.stopping, last)
+        if isinstance(self.modules, FullWeights):  # what is measured is what is published
+            self.modules.round_to(stored_dtype(Path(self.task.base_folder)))
+        probe = probe_segments(
+            self.folder, self.renderer, resolved.max_example_tokens, resolved.method, resolved.too_long
+        )
         final = self._measure(probe)
-        sha256 = self._publish(self.folder.adapter, {"final_valid_loss": final.loss})
+        sha256 = self._publish(self.folder.adapter, {"step": metrics.step, "final_valid_loss": final.loss})
         self.report(
             Trained(
                 folder=str(self.folder.adapter),
                 trained_tokens=self.progress.trained_tokens,
                 train_loss=self.progress.epoch_nll / max(self.progress.epoch_supervised, 1),
-                metrics=_checkpoint(last, self.folder.adapter),
+                metrics=metrics.model_copy(
+                    update={"folder": str(self.folder.adapter), "samples": self.sampler.answers()}
+                ),
+                steps=last.step,
+                stopped_early=last.step < last.total_steps,
                 final_valid_loss=final.loss,
                 adapter_sha256=sha256,
             )
         )
-        _log(f"trained: probe loss {final.loss:.4f}, adapter {sha256}")
+        _log(f"trained: step {metrics.step}, probe loss {final.loss:.4f}, adapter {sha256}")
+
+    def _take_best(self, stopping: EarlyStopping, last: Step) -> CheckpointSaved:
+        """Put the best weights in place, and say which they are."""
+        best = stopping.best
+        assert best is not None  # the last step is always validated
+        self.modules.set_weights(stopping.weights)
+        why = f"stopped early after step {last.step}: " if last.step < last.total_steps else ""
+        step = best.metrics.step
+        self.report(
+            Message(
+                message=f"{why}the weights of step {step}, with the lowest validation loss ({best.loss:.4f}), are the "
+                "result",
+                data={"step": step, "full_valid_loss": best.loss, "last_step": last.step},
+            )
+        )
+        return best.metrics
 
 
 def _rewards(prefix: str, rewards: Rewards | None) -> dict[str, float]:
@@ -377,7 +471,7 @@ def _rewards(prefix: str, rewards: Rewards | None) -> dict[str, float]:
     return {f"{prefix}rewards_accuracy": rewards.accuracy, f"{prefix}rewards_margin": rewards.margin}
 
 
-def _checkpoint(step: Step, folder: Path) -> CheckpointSaved:
+def _checkpoint(step: Step, folder: Path, samples: tuple[Sample, ...] = ()) -> CheckpointSaved:
     """The report of an adapter published at `step`."""
     return CheckpointSaved(
         step=step.step,
@@ -388,6 +482,7 @@ def _checkpoint(step: Step, folder: Path) -> CheckpointSaved:
         valid_mean_token_accuracy=step.valid_mean_token_accuracy,
         full_valid_loss=step.full_valid_loss,
         full_valid_mean_token_accuracy=step.full_valid_mean_token_accuracy,
+        samples=samples,
     )
 
 

@@ -22,10 +22,12 @@ from torch import Tensor
 
 from core.protocol import TrainTask
 from core.spec import Execution, Frozen
+from worker.engine.early_stopping import Best
 from worker.engine.publish import published, write_bytes
+from worker.engine.watch import Watched
 
 MANIFEST = "manifest.json"
-TENSOR_FILES = ("adapter", "optimizer", "random")
+TENSOR_FILES = ("adapter", "optimizer", "random", "best")
 
 
 class Progress(Frozen):
@@ -35,6 +37,8 @@ class Progress(Frozen):
     trained_tokens: int = 0
     epoch_nll: float = 0.0  # summed over what the loss is a mean of in the current epoch
     epoch_supervised: int = 0  # supervised tokens, or preference pairs
+    watched: Watched = Watched()
+    best: Best | None = None  # of a run that may stop early; its weights are in a file of their own
 
 
 class FileEntry(Frozen):
@@ -63,6 +67,7 @@ class Snapshot:
     adapter: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     random: dict[str, Tensor]
+    best: dict[str, Tensor]  # empty but for a run that may stop early
 
 
 @dataclass(frozen=True)
@@ -109,11 +114,12 @@ def save_snapshot(
     adapter: dict[str, Tensor],
     optimizer: dict[str, Tensor],
     random: dict[str, Tensor],
+    best: dict[str, Tensor],
 ) -> tuple[Path, str]:
     """Write a snapshot below `root`; its folder and the hash of its manifest."""
     blobs = {
         f"{name}.safetensors": save({key: value.cpu().contiguous() for key, value in tensors.items()})
-        for name, tensors in zip(TENSOR_FILES, (adapter, optimizer, random), strict=True)
+        for name, tensors in zip(TENSOR_FILES, (adapter, optimizer, random, best), strict=True)
     }
     manifest = Manifest(
         attempt=attempt,
@@ -166,10 +172,16 @@ def candidates(root: Path, identity: Identity, execution: Execution | None) -> I
             yield Refused(folder, "it is of another task")
         elif snapshot.manifest.data_sha256 != identity.data_sha256:
             yield Refused(folder, "it was made with other training data")
-        elif execution is not None and snapshot.manifest.execution != execution:
+        elif execution is not None and not _continues(snapshot.manifest.execution, execution):
             yield Refused(folder, "it was made with another precision, packing budget or number of threads")
         else:
             yield snapshot
+
+
+def _continues(made: Execution, now: Execution) -> bool:
+    """The same, or with a larger packing budget: an attempt since then went down the ladder for lack of memory."""
+    same = made.model_copy(update={"micro_tokens": now.micro_tokens, "checkpointing": now.checkpointing})
+    return same == now and made.micro_tokens >= now.micro_tokens
 
 
 def _read(folder: Path) -> Snapshot:

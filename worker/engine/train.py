@@ -11,12 +11,14 @@ import torch
 from transformers import PreTrainedModel
 
 from core.errors import AttuneError, InvalidExample
+from core.memory_plan import Workload
 from core.protocol import Message, TrainTask, WorkFolder
 from core.render import Renderer
-from core.spec import Execution, Method, Resolved
+from core.spec import Execution, LoraSettings, Method, Resolved
 from worker.engine import execution as machine
 from worker.engine.adapter import read_adapter
 from worker.engine.data import Dataset, tokenise
+from worker.engine.full import FullWeights
 from worker.engine.lora import DEFAULT, LoraModules, attach
 from worker.engine.preference import REFERENCE, Preference
 from worker.engine.randomness import seed_everything
@@ -33,31 +35,58 @@ def train(resident: Resident, folder: WorkFolder, report: Reporter, stop: thread
     task = TrainTask.model_validate_json(folder.task.read_bytes())
     base_folder = Path(task.base_folder)
     renderer = Renderer.from_folder(base_folder, task.template_date)
-    training = tokenise(folder.training, renderer, task.resolved.max_example_tokens, task.resolved.method)
+    training = tokenise(
+        folder.training, renderer, task.resolved.max_example_tokens, task.resolved.method, task.resolved.too_long
+    )
     validation = _validation(folder, renderer, task.resolved)
     identity = Identity(task_sha256(task), training.sha256)
     snapshot = _newest_fitting(folder, identity, task.execution, report)
     chosen = task.execution or (
-        snapshot.manifest.execution if snapshot else machine.choose(base_folder, task.resolved, task.device, threads)
+        snapshot.manifest.execution
+        if snapshot
+        else machine.choose(base_folder, task.resolved, _workload(training, task.resolved), task.device, threads)
     )
     torch.set_num_threads(chosen.threads)
-    model = resident.base(base_folder, task.base_revision, task.resolved.quantization, chosen.precision, task.device)
+    model = resident.base(
+        base_folder,
+        task.base_revision,
+        task.resolved.quantization,
+        chosen.precision,
+        task.device,
+        double_quantization=task.resolved.double_quantization,
+    )
     _check_vocabulary(model, training, validation)
-    modules = _adapter(model, task, folder)
+    lora = task.resolved.lora
+    if lora is None:
+        seed_everything(task.seed)
+    modules = FullWeights(model) if lora is None else _adapter(model, lora, task, folder)
     try:
         preference = _preference(model, modules, task, folder)
         run = Run(task, folder, renderer, training, validation, identity, chosen, model, modules, preference, report)
-        run.begin(snapshot)
-        run.to_the_end(stop)
+        try:
+            run.begin(snapshot)
+            run.to_the_end(stop)
+        finally:
+            run.recomputed.switch(False)
     finally:
         modules.detach()
+        if lora is None:
+            resident.drop()  # it is no base any more
+
+
+def _workload(training: Dataset, resolved: Resolved) -> Workload:
+    pair = 2 if resolved.method is Method.DPO else 1
+    return Workload(
+        longest_tokens=pair * training.longest,
+        supervised_share=training.supervised_tokens / training.tokens,
+    )
 
 
 def _validation(folder: WorkFolder, renderer: Renderer, resolved: Resolved) -> Dataset | None:
     if not folder.validation.exists():
         return None
     try:
-        return tokenise(folder.validation, renderer, resolved.max_example_tokens, resolved.method)
+        return tokenise(folder.validation, renderer, resolved.max_example_tokens, resolved.method, resolved.too_long)
     except InvalidExample as error:
         raise AttuneError(f"validation file, {error.message}", code=error.code, param="validation_file") from error
 
@@ -90,9 +119,8 @@ def _newest_fitting(
     return None
 
 
-def _adapter(model: PreTrainedModel, task: TrainTask, folder: WorkFolder) -> LoraModules:
+def _adapter(model: PreTrainedModel, settings: LoraSettings, task: TrainTask, folder: WorkFolder) -> LoraModules:
     """A fresh adapter, or the one that training continues from."""
-    settings = task.resolved.lora
     seed_everything(task.seed)
     if not folder.start_adapter.exists():
         return attach(model, settings, task.seed)
@@ -120,10 +148,18 @@ def _adapter(model: PreTrainedModel, task: TrainTask, folder: WorkFolder) -> Lor
     return modules
 
 
-def _preference(model: PreTrainedModel, modules: LoraModules, task: TrainTask, folder: WorkFolder) -> Preference | None:
+def _preference(
+    model: PreTrainedModel, modules: LoraModules | FullWeights, task: TrainTask, folder: WorkFolder
+) -> Preference | None:
     """What a dpo run scores its pairs with: its reference is what training begins from."""
     if task.resolved.method is not Method.DPO:
         return None
+    if isinstance(modules, FullWeights):
+        raise AttuneError(
+            "the method dpo compares with the base, which full training overwrites; train lora",
+            code="contradicting_choices",
+            param="attune.training",
+        )
     assert task.resolved.beta is not None
     reference = None
     if folder.start_adapter.exists():

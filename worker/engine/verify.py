@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from core.errors import AttuneError
 from worker.engine.attention import Segments, UnsupportedArchitecture
+from worker.engine.lora import is_8bit
 from worker.engine.loss import Head
 from worker.engine.model import hidden_states
 
@@ -35,7 +36,9 @@ def verify(model: PreTrainedModel) -> None:
         ) from error
     theirs = torch.cat(whole).float()
     # bf16 keeps 8 bits, and the two paths add in different orders
-    tolerance = 1e-3 if hidden_TD.dtype == torch.float32 else 5e-2
+    # Where a feature is an outlier in any token, LLM.int8() takes it out of every token's 8-bit product
+    rounds = any(is_8bit(module) for module in model.modules())
+    tolerance = 1e-3 if hidden_TD.dtype == torch.float32 and not rounds else 5e-2
     error = float((ours - theirs).norm() / theirs.norm().clamp_min(1e-12))
     if not error < tolerance:
         raise AttuneError(

@@ -17,13 +17,11 @@ from core.protocol import Exit, Failed, Prove, Ready, WorkFolder
 from worker.engine import execution as machine
 from worker.engine.commands import Commands, Reports, Work
 from worker.engine.model import resolve_device
+from worker.engine.out_of_memory import is_out_of_memory
 from worker.engine.proof import prove
 from worker.engine.resident import Resident
 from worker.engine.snapshot import library_versions
 from worker.engine.train import train
-
-# What torch's CPU allocator says; it raises a plain RuntimeError
-CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
 
 
 def work(commands: Commands, reports: Reports, threads: int, device: str) -> int:
@@ -71,7 +69,7 @@ def as_failure(error: Exception) -> Failed:
     if isinstance(error, AttuneError):
         return Failed(kind="user", code=error.code or "invalid", message=error.message, param=error.param)
     text = str(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(part in text for part in CPU_OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         return Failed(
             kind="out_of_memory",
             code="out_of_memory",

@@ -101,6 +101,7 @@ class Residency:
         from worker.engine.execution import choose_precision
         from worker.engine.generate import Generator
         from worker.engine.model import load_base, parameter_count, resolve_device
+        from worker.engine.model_folder import read_model
 
         folder = self._source.base_folder(servable)
         # A small base's products are too short to share: threads beside a busy engine would wait for each other
@@ -109,7 +110,12 @@ class Residency:
         # On the scheduler's thread: what is set on another does not count there
         self._scheduler.call(lambda: torch.set_num_threads(threads)).result()
         precision = choose_precision(resolve_device(self.device))
-        model = load_base(folder, servable.base.quantization, precision, self.device)
+        held = servable.base
+        model = load_base(
+            folder, held.quantization, precision, self.device, double_quantization=held.double_quantization
+        )
+        if servable.whole is not None:
+            return Generator(model, read_model(folder).renderer)  # with the template that it was trained with
         return Generator(model, Renderer.from_folder(folder, datetime.now(UTC).date().isoformat()))
 
     async def _load_adapter(self, generator: Generator, adapter: Model) -> str:

@@ -10,9 +10,9 @@ from pathlib import Path
 from core import catalog, published
 from core.db import Database
 from core.errors import AttuneError
-from core.models import BaseModelRow, Model
+from core.models import BaseModelRow, Job, Model
 from core.settings import Settings
-from core.spec import Quantization
+from core.spec import Quantization, Resolved, Training
 from core.storage import Storage, StorageCorrupt, StorageMissing
 from worker.publish import fetch_adapter
 
@@ -21,19 +21,21 @@ from worker.publish import fetch_adapter
 class BaseKey:
     """What makes two models share the weights in memory."""
 
-    base_model: str
-    revision: str
+    base_model: str  # of the catalog, or the id of a model of which every weight was trained
+    revision: str  # or that model's weights' hash
     quantization: Quantization
+    double_quantization: bool = True
 
 
 @dataclass(frozen=True)
 class Servable:
-    """A model that can be generated with: a base, or a base and a published adapter."""
+    """A model that can be generated with: a base, a base and a published adapter, or a wholly trained model."""
 
     model_id: str
     base: BaseKey
     base_row: BaseModelRow
     adapter: Model | None  # None: the base itself
+    whole: Model | None = None  # with weights of its own, in the base's place
 
     @property
     def fingerprint(self) -> str:
@@ -60,15 +62,19 @@ class Source:
             model = session.get(Model, model_id)
             if model is not None and model.deleted_at is None:
                 row = session.get_one(BaseModelRow, model.base_model)
+                job = session.get_one(Job, model.job_id)
             elif model is None:
-                row = catalog.find(session, model_id)
+                row, job = catalog.find(session, model_id), None
             else:
                 raise published.no_such_model(model_id)
-        if model is None:
+        if model is None or job is None:
             if row.status != "ready":  # a shipped base becomes ready at its first use
                 row = catalog.make_ready(self._database, self._storage, self._settings, row)
             # A base alone is held as most adapters want it, so that both share one copy
             return Servable(model_id, BaseKey(row.id, row.revision, Quantization.NF4), row, None)
+        resolved = Resolved.model_validate(job.resolved)
+        if resolved.training is Training.FULL:
+            return Servable(model_id, BaseKey(model.id, model.adapter_sha256, Quantization.NONE), row, None, model)
         if model.base_revision != row.revision:
             raise AttuneError(
                 f"The model '{model_id}' was trained on revision {model.base_revision} of {row.id}, of which the "
@@ -76,14 +82,17 @@ class Source:
                 code="base_revision_changed",
                 param="model",
             )
-        return Servable(model_id, BaseKey(row.id, row.revision, Quantization(model.quantization)), row, model)
+        held = BaseKey(row.id, row.revision, resolved.quantization, resolved.double_quantization)
+        return Servable(model_id, held, row, model)
 
     def base_folder(self, servable: Servable) -> Path:
-        """The base's files on this machine, downloaded on first use."""
+        """The base's files on this machine, downloaded on first use; a wholly trained model's own."""
+        if servable.whole is not None:
+            return self.adapter_folder(servable.whole)
         return catalog.weights_folder(self._settings, servable.base_row, lambda done, total: None)
 
     def adapter_folder(self, adapter: Model) -> Path:
-        """The adapter's files on this machine, every one checked against its hash."""
+        """The published files on this machine, every one checked against its hash."""
         folder = self._cache / hashlib.sha256(adapter.storage_prefix.encode()).hexdigest()[:32]
         folder.mkdir(parents=True, exist_ok=True)
         missing = [file for file in adapter.files if not _holds(folder / file["path"], file["sha256"])]

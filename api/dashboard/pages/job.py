@@ -34,6 +34,7 @@ from api.dashboard.blocks import (
 )
 from api.dashboard.curves import VIEWS, Curves, options
 from api.dashboard.frame import frame
+from api.dashboard.plan_panel import lasting
 from api.dashboard.rest import Json, Refused, SignedOut, in_path
 from api.dashboard.samples import Samples
 from api.dashboard.visit import Visit, leave_for_sign_in, visit_of
@@ -188,8 +189,11 @@ class JobPage:
                     dialog.close()
                     await self._act("cancel")
 
+                def keep() -> None:
+                    dialog.close()
+
                 button("Cancel the job", cancel, kind="danger")
-                button("Keep it running", dialog.close)
+                button("Keep it running", keep)
         dialog.props('aria-label="Cancel this job?"').open()
 
     def _chart_tools(self) -> None:
@@ -318,15 +322,6 @@ def _time_left(job: Json) -> str:
     if job["estimated_finish"] is not None:
         return f"about {lasting(max(1, job['estimated_finish'] - time.time()))} left"
     return ""
-
-
-def lasting(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _plan(job: Json) -> None:

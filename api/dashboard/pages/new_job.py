@@ -12,6 +12,8 @@ from api.dashboard.blocks import button, card, empty, notice, refusals_in, tag, 
 from api.dashboard.data_choice import DataChoice
 from api.dashboard.draft import Draft, Unreadable, from_job
 from api.dashboard.frame import frame
+from api.dashboard.plan_panel import PlanPanel
+from api.dashboard.prompts_field import PromptsField
 from api.dashboard.rest import in_path
 from api.dashboard.settings_form import SettingsForm
 from api.dashboard.visit import Visit, visit_of
@@ -48,10 +50,12 @@ class NewJob:
                 name = tag("input").props(
                     'id="job-name" maxlength="40" placeholder="for example: tickets" autocomplete="off"'
                 )
-                name.props["value"] = draft.name
+                self._name = name
                 name.on("input", self._named, js_handler="(e) => emit(e.target.value)")
                 text("span", "Becomes a part of the model's id. You can leave it empty.", "help")
+            self._prompts = PromptsField(draft)
             SettingsForm(draft, self._changed)
+            self._plan = PlanPanel(visit, draft)
             self._problem = tag("div")
             with tag("div", "row"):
                 self._start = button("Start training", self._begin, kind="primary", icon="play_arrow")
@@ -68,6 +72,9 @@ class NewJob:
             if value is None
         ]
         self._missing.text = f"Choose {' and '.join(missing)} first." if missing else ""
+        self._name.props["value"] = self._draft.name
+        self._prompts.show()
+        self._plan.refresh()
 
     async def _begin(self) -> None:
         self._problem.clear()

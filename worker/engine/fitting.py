@@ -1,0 +1,104 @@
+"""Does the plan hold on this device? One worst-case pack before the first step, and the ladder for where it does not.
+
+Every rung keeps the mathematics of a step the same: fewer tokens in each micro-step with more micro-steps, then
+activations made again instead of kept.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from core.spec import Execution
+from worker.engine.out_of_memory import is_out_of_memory
+from worker.engine.pack import Segment
+from worker.engine.randomness import random_states, restore_random_states
+
+LEAST_TOKENS = 8  # of a micro-step's budget, as `Execution` bounds it
+
+
+@dataclass(frozen=True)
+class Rung:
+    execution: Execution
+    message: str
+    data: dict[str, str | int | float | bool | None]
+
+
+def tokens_of(unit: Sequence[Segment]) -> int:
+    return sum(len(segment.token_ids) for segment in unit)
+
+
+def longest_unit(units: Sequence[Sequence[Segment]]) -> int:
+    return max(tokens_of(unit) for unit in units)
+
+
+def worst_pack(units: Sequence[Sequence[Segment]], budget: int, batch_size: int) -> list[Segment]:
+    """The longest unit, and the longest that still fit beside it, at most an optimizer step's number of them: no
+    pack of the run has more tokens than the budget, or than its longest unit."""
+    chosen: list[Segment] = []
+    room, places = budget, batch_size
+    for unit in sorted(units, key=tokens_of, reverse=True):
+        length = tokens_of(unit)
+        if not chosen or length <= room:
+            chosen.extend(unit)
+            room -= length
+            places -= 1
+        if places == 0 or room <= 0:
+            break
+    return chosen
+
+
+def try_pack(
+    run: Callable[[], None], parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer
+) -> Exception | None:
+    """`run` forwards and backwards beside all that a later step holds; the error where memory was not enough.
+
+    Nothing is left of it: no gradient, and the random states are those of before.
+    """
+    states = random_states()
+    failure: Exception | None = None
+    held: list[torch.Tensor] = []
+    try:
+        if not optimizer.state:  # the two moments, which the first step makes
+            held = [torch.zeros_like(one) for one in parameters for _ in range(2)]
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)  # of an earlier micro-step
+        run()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        failure = error.with_traceback(None)  # its frames hold the tensors
+    del held
+    optimizer.zero_grad(set_to_none=True)
+    restore_random_states(states)
+    if failure is not None:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return failure
+
+
+def next_rung(execution: Execution, longest_tokens: int) -> Rung | None:
+    """What to try after `execution` was too much; None at the end of the ladder."""
+    tokens = execution.micro_tokens
+    if tokens > longest_tokens and tokens // 2 >= LEAST_TOKENS:
+        lower = execution.model_copy(update={"micro_tokens": max(tokens // 2, LEAST_TOKENS)})
+        return Rung(
+            lower,
+            f"The device's memory is not enough for {tokens} tokens at a time: each optimizer step is made of more "
+            f"micro-steps of {lower.micro_tokens}. The result is the same.",
+            {"micro_tokens": lower.micro_tokens, "checkpointing": lower.checkpointing},
+        )
+    if not execution.checkpointing:
+        lower = execution.model_copy(update={"checkpointing": True})
+        return Rung(
+            lower,
+            f"The device's memory is not enough for the longest example, {longest_tokens} tokens: activations are "
+            "made again in the backward pass, which takes about a third longer. The result is the same.",
+            {"micro_tokens": tokens, "checkpointing": True},
+        )
+    return None

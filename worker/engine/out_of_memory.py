@@ -1,0 +1,14 @@
+"""How a lack of memory shows: torch raises one error on a GPU, another on a CPU, and Python a third."""
+
+from __future__ import annotations
+
+import torch
+
+# What torch's CPU allocator says; it raises a plain RuntimeError
+_CPU_ALLOCATOR = ("can't allocate memory", "not enough memory")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in _CPU_ALLOCATOR)
