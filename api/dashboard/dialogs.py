@@ -28,7 +28,7 @@ def confirm(title: str, consequence: str, label: str, action: Callable[[], Await
 
 def show_secret(title: str, words: str, secret: str) -> None:
     """It stays until it is put away: a click beside it must not lose what nothing can show again."""
-    with ui.dialog().props("persistent") as dialog, tag("div", "card dialog"):
+    with ui.dialog().props("persistent") as dialog, tag("div", "card dialog wrapped"):
         text("h2", title)
         notice(words, "warning")
         copyable(secret, title)

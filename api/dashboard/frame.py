@@ -27,7 +27,7 @@ class Place:
 PLACES = (
     Place("Train", "/new", "add_circle_outline", "write"),
     Place("Jobs", "/", "timeline"),
-    Place("Models", "/models", "deployed_code"),
+    Place("Models", "/models", "inventory_2"),
     Place("Compare", "/compare", "forum", "inference"),
     Place("Data", "/data", "dataset"),
     Place("Keys", "/keys", "key", "admin"),

@@ -120,7 +120,9 @@ def _row(file: Json) -> None:
             text("span", file["filename"], "strong cut")
             text("span", f"{short_bytes(file['bytes'])} · {when(file['created_at'])}", "quiet small cut")
         examples = file["attune"]["examples"]
-        text("span", "" if examples is None else f"{examples:,} examples", "quiet small number")
+        with tag("div", "job-progress"):
+            if examples is not None:
+                text("span", f"{examples:,} examples", "quiet small number")
         verdict_state(file)
 
 

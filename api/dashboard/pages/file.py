@@ -44,7 +44,8 @@ async def file_page(request: Request, file_id: str) -> None:
             facts([*rows, ("Purpose", file["purpose"]), ("Id", file["id"])])
             with tag("details", "fold"):
                 text("summary", "Hash")
-                copyable(file["attune"]["sha256"], "sha256 of the file")
+                with tag("div", "wrapped"):
+                    copyable(file["attune"]["sha256"], "sha256 of the file")
         _findings(file["attune"]["findings"] or [])
         _preview(file, beginning)
 
@@ -69,14 +70,15 @@ def _findings(findings: list[Json]) -> None:
         wrap = tag("div", "table-wrap").props('tabindex="0" role="region" aria-label="What was found"')
         with wrap, tag("table", "list"):
             with tag("thead"), tag("tr"):
-                for name in ("Line", "What is wrong, and what to change", "Code"):
+                for name in ("Line", "What is wrong, and what to change"):
                     text("th", name)
             with tag("tbody"):
                 for finding in findings:
                     with tag("tr"):
                         text("td", str(finding.get("line") or ""), "number")
-                        text("td", str(finding.get("message", finding)))
-                        text("td", str(finding.get("code") or ""), "quiet small")
+                        with tag("td"), tag("div", "stack tight"):
+                            text("span", str(finding.get("message", finding)))
+                            text("span", str(finding.get("code") or ""), "quiet small")
 
 
 def _preview(file: Json, beginning: bytes) -> None:

@@ -40,7 +40,8 @@ async def model_page(request: Request, model: str) -> None:
     with frame(visit, name_of(shown["id"]), active="Models", wide=True) as head:
         with head:
             _actions(visit, shown)
-        copyable(shown["id"], "Model id")
+        with tag("div", "wrapped"):
+            copyable(shown["id"], "Model id")
         with card("Where it comes from"):
             _lineage(shown, job, files)
         with tag("div", "columns"):
@@ -147,7 +148,8 @@ def _files(model: Json) -> None:
         if ours["adapter_sha256"]:
             with tag("details", "fold"):
                 text("summary", "Hash of the adapter")
-                copyable(ours["adapter_sha256"], "sha256 of adapter_model.safetensors")
+                with tag("div", "wrapped"):
+                    copyable(ours["adapter_sha256"], "sha256 of adapter_model.safetensors")
 
 
 def _use(model: Json, job: Json | None, address: str) -> None:
