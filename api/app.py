@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import httpx
 from anyio import to_thread
 from fastapi import FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import RedirectResponse, Response
 
 from api import (
@@ -15,6 +16,7 @@ from api import (
     audit,
     chat,
     docs,
+    embed,
     errors,
     files,
     graders,
@@ -54,6 +56,7 @@ from core.storage import open_storage
 
 GENERATION_S = 600.0  # as long as OpenAI's clients wait
 CONNECT_S = 3.0
+SHOWN_ACROSS = ("x-request-id", "retry-after", "etag", "content-disposition")  # to scripts of other sites
 
 
 def create_app(
@@ -108,12 +111,20 @@ def create_app(
         audit,
         operators,
     )
-    for module in (*routed, quotas, webhooks, sessions, sample_data):
+    for module in (*routed, embed, quotas, webhooks, sessions, sample_data):
         app.include_router(module.router)
     app.include_router(docs.router)
     for layer in (Unchanged, Replay, RateLimit):
         app.add_middleware(layer)
     app.add_middleware(Gate, pace=pace or Pace())
+    if settings.cors_origin_list:  # outside of the gate: a browser asks first, and without a key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origin_list,
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=list(SHOWN_ACROSS),
+        )
     app.add_middleware(Edge, requests=requests)  # the last added is the outermost
     return app
 
