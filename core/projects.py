@@ -208,7 +208,10 @@ def _in_use(session: Session, key_id: str) -> _InUse | None:
         .join(Project, Project.id == ApiKey.project_id)
         .where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None), Project.erased_at.is_(None))
     ).one_or_none()
-    return None if found is None else found.tuple()
+    if found is None:
+        return None
+    row, slug, per_minute, now = found
+    return row, slug, per_minute, now
 
 
 def _principal(
