@@ -30,7 +30,7 @@ def text_field(label: str, *, value: str = "", help: str = "", attributes: str =
     """`attributes`: of the input, such as its type or a placeholder."""
     with tag("div", "field"):
         control = _labelled(label, tag("input").props(f'autocomplete="off" {attributes}'), help)
-        control.props["value"] = value
+        control.props["defaultValue"] = value  # `value` would be put back whenever the page is drawn anew
     return Field(control, value, None, "input")
 
 

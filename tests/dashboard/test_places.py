@@ -43,9 +43,9 @@ def test_downloads_want_a_session_and_pass_refusals_on(live: Live, trained: Trai
 def test_a_model_is_deleted_after_a_question(live: Live, trained: Trained, signed_in: Page) -> None:
     spare = trained.checkpoint
     signed_in.goto(f"{live.address}/dashboard/models/{spare}")
-    signed_in.get_by_role("button", name="Delete").click()
+    signed_in.get_by_role("button", name="Delete", exact=True).click()
     signed_in.get_by_role("button", name="Keep it").click()
-    signed_in.get_by_role("button", name="Delete").click()
+    signed_in.get_by_role("button", name="Delete", exact=True).click()
     signed_in.get_by_role("button", name="Delete the model").click()
     signed_in.wait_for_url("**/models")
     with live.http() as http:
@@ -62,7 +62,7 @@ def test_a_file_is_dropped_judged_and_deleted(live: Live, signed_in: Page) -> No
     signed_in.get_by_role("link", name="wrong.jsonl").click()
     expect(signed_in.get_by_role("row", name=re.compile(r"^65 .*nobody"))).to_be_visible()
     expect(signed_in.get_by_text("order 0?")).to_be_visible()
-    signed_in.get_by_role("button", name="Delete").click()
+    signed_in.get_by_role("button", name="Delete", exact=True).click()
     signed_in.get_by_role("button", name="Delete the file").click()
     signed_in.wait_for_url("**/data")
     expect(signed_in.get_by_role("link", name="wrong.jsonl")).to_have_count(0)
@@ -103,7 +103,7 @@ def test_a_webhook_is_added_tested_and_deleted(live: Live, signed_in: Page) -> N
         expect(signed_in.get_by_text("Your server answered with 204.")).to_be_visible()
         assert len(server.at("/hook")) == 1
         assert secret not in signed_in.content()
-        signed_in.get_by_role("button", name="Delete").click()
+        signed_in.get_by_role("button", name="Delete", exact=True).click()
         signed_in.get_by_role("button", name="Delete it").click()
         signed_in.wait_for_url("**/webhooks")
         expect(signed_in.get_by_text("None yet")).to_be_visible()
@@ -112,10 +112,10 @@ def test_a_webhook_is_added_tested_and_deleted(live: Live, signed_in: Page) -> N
 def test_a_limit_is_set_and_lifted(live: Live, signed_in: Page) -> None:
     signed_in.goto(f"{live.address}/dashboard/settings")
     signed_in.get_by_text("Change the limits").click()
-    signed_in.get_by_label("Unfinished jobs", exact=True).fill("99")
+    signed_in.get_by_role("textbox", name="Unfinished jobs").fill("99")
     signed_in.get_by_role("button", name="Save").click()
     expect(signed_in.get_by_text(re.compile(r"^\d+ of 99$"))).to_be_visible()
-    signed_in.get_by_label("Unfinished jobs", exact=True).fill("")
+    signed_in.get_by_role("textbox", name="Unfinished jobs").fill("")
     signed_in.get_by_role("button", name="Save").click()
     expect(signed_in.get_by_text(re.compile(r"^\d+, no limit$"))).to_be_visible()
 
@@ -163,7 +163,7 @@ def test_the_places_fit_and_axe_finds_nothing_serious(
         ("/compare", "Its answers appear here."),
         ("/compare/jobs", "What differs"),
         ("/data", "first.jsonl"),
-        ("/keys", "first operator"),
+        ("/keys", "A new key"),
         ("/webhooks", "A new endpoint"),
         ("/workers", BASE),
         ("/settings", "Use and limits"),

@@ -137,7 +137,7 @@ def _proof(proof: Json) -> None:
                     "passed" if check["passed"] else "missed"
                 )
                 with tag("div", "stack tight"):
-                    text("span", CHECKS.get(check["name"], check["name"]))
+                    text("span", CHECKS.get(str(check["name"]), str(check["name"])))
                     text("span", check["detail"], "quiet small break")
 
 
