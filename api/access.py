@@ -52,6 +52,7 @@ DEMANDS: dict[str, Scopes] = {
     "GET /v1/attune/webhook_endpoints/{webhook_endpoint_id}/deliveries": READ,
     "POST /v1/attune/webhook_endpoints/{webhook_endpoint_id}/deliveries/{webhook_delivery_id}/redeliver": WRITE,
     "GET /v1/attune/fine_tuning/jobs/{fine_tuning_job_id}/stream": READ,
+    "POST /v1/attune/fine_tuning/jobs/{fine_tuning_job_id}/embed_tokens": READ,
     "GET /v1/attune/projects/{project_id}": READ,
     "POST /v1/attune/projects/{project_id}": OPERATOR,
     "PATCH /v1/attune/projects/{project_id}": OPERATOR,
@@ -128,6 +129,14 @@ DEMANDS: dict[str, Scopes] = {
     "DELETE /v1/attune/servers/{server_id}": OPERATOR,
 }
 
+# What an embed token opens, each for its own job
+EMBEDDED = (
+    "/v1/fine_tuning/jobs/{fine_tuning_job_id}",
+    "/v1/fine_tuning/jobs/{fine_tuning_job_id}/events",
+    "/v1/fine_tuning/jobs/{fine_tuning_job_id}/checkpoints",
+    "/v1/attune/fine_tuning/jobs/{fine_tuning_job_id}/stream",
+)
+
 
 @dataclass(frozen=True)
 class Route:
@@ -198,3 +207,11 @@ def check(principal: Principal, routes: list[Route]) -> None:
             code="missing_scope",
             status=403,
         )
+
+
+def check_embed(job_id: str, routes: list[Route]) -> None:
+    """Raises the 403 of an embed token that asks for anything but its own job."""
+    for route in routes:
+        if route.method != "GET" or route.pattern not in EMBEDDED or route.object_id != job_id:
+            message = f"This embed token shows the job {job_id} and nothing else; use a key."
+            raise AttuneError(message, code="embed_only", status=403)

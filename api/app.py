@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from anyio import to_thread
 from fastapi import FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import RedirectResponse, Response
 
 from api import (
@@ -17,6 +18,7 @@ from api import (
     chat,
     docs,
     doctor,
+    embed,
     errors,
     files,
     graders,
@@ -54,6 +56,8 @@ from core.rates import Rates
 from core.serve_token import serve_token
 from core.settings import Settings, load_settings
 from core.storage import open_storage
+
+SHOWN_ACROSS = ("x-request-id", "retry-after", "etag", "content-disposition")  # to scripts of other sites
 
 
 def create_app(
@@ -108,12 +112,31 @@ def create_app(
         audit,
         operators,
     )
-    for module in (*routed, batches, quotas, webhooks, aliases, stored_completions, doctor, sessions, sample_data):
+    for module in (
+        *routed,
+        batches,
+        quotas,
+        webhooks,
+        aliases,
+        stored_completions,
+        doctor,
+        embed,
+        sessions,
+        sample_data,
+    ):
         app.include_router(module.router)
     app.include_router(docs.router)
     for layer in (Unchanged, Replay, RateLimit):
         app.add_middleware(layer)
     app.add_middleware(Gate, pace=pace or Pace())
+    if settings.cors_origin_list:  # outside of the gate: a browser asks first, and without a key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origin_list,
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=list(SHOWN_ACROSS),
+        )
     app.add_middleware(Edge, requests=requests)  # the last added is the outermost
     return app
 

@@ -19,7 +19,7 @@ from api.audit import Audited
 from api.body import Body, Pace, too_large
 from api.errors import error_response
 from api.parts import Parts
-from core import projects, sign_ins
+from core import embeds, projects, sign_ins
 from core.db import Database
 from core.errors import AttuneError
 from core.projects import Principal
@@ -67,6 +67,8 @@ class Gate:
                     raise AttuneError(message, code="session_needed", status=401)
                 audited = (principal, routes[0]) if routes[0].may_change else None
                 access.check(principal, routes)
+                if embeds.is_token(bearer(headers)):
+                    access.check_embed(embeds.job_of(bearer(headers)), routes)
             if headers.get("content-encoding", "identity") != "identity":
                 message = "A compressed body is not accepted; send it without Content-Encoding."
                 raise AttuneError(message, code="unsupported_encoding", status=415)
@@ -109,6 +111,9 @@ def authenticate(
     database: Database, key: str, project: str | None = None, organization: str | None = None
 ) -> Principal:
     """Whose key or session it is; looked up for every request, so that a revoked key is refused at once."""
+    if embeds.is_token(key):
+        with database.read() as session:
+            return embeds.authenticate(session, key)
     with database.read() as session:
         known = sign_ins if sign_ins.is_token(key) else projects
         principal, is_news = known.authenticate(session, key, project=project, organization=organization)

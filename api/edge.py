@@ -19,7 +19,6 @@ OPENAI_VERSION = "2020-10-01"  # the dialect that clients may ask for
 _ALWAYS = {
     "openai-version": OPENAI_VERSION,
     "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
     "cross-origin-resource-policy": "same-origin",
 }
 _UNLESS_SET = {
@@ -55,6 +54,8 @@ class Edge:
                 headers.update(_ALWAYS)
                 for name, value in _UNLESS_SET.items():
                     headers.setdefault(name, value)
+                if "frame-ancestors 'none'" in headers["content-security-policy"]:
+                    headers["x-frame-options"] = "DENY"  # the same for old browsers, which know no list
             await send(message)
 
         try:

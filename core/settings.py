@@ -7,14 +7,16 @@ Every setting X is `ATTUNE_X` in the environment, or the path of a file that hol
 from __future__ import annotations
 
 import os
+import re
 import socket
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ATTUNE_"
+_ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 
 
 def _values_from_files() -> dict[str, str]:
@@ -26,6 +28,10 @@ def _values_from_files() -> dict[str, str]:
             if key in Settings.model_fields:
                 values[key] = Path(path).read_text().strip()
     return values
+
+
+def _listed(text: str) -> list[str]:
+    return [one.strip() for one in text.split(",") if one.strip()]
 
 
 class Settings(BaseSettings):
@@ -60,6 +66,8 @@ class Settings(BaseSettings):
     log_level: str = "info"
     audit_keep_days: int = Field(365, ge=1)  # then the janitor forgets who called what
     dashboard: bool = True  # False: REST alone
+    cors_origins: str = ""  # sites whose scripts may call the API from a browser; comma separated
+    embed_origins: str = ""  # sites that may show /embed/jobs/… in a frame; comma separated
     webhook_allow: str = ""  # names, addresses and networks inside that webhooks may reach; comma separated
 
     # Integrations
@@ -96,6 +104,25 @@ class Settings(BaseSettings):
     serve_token: str = ""  # shared by web side and servers; empty: data_dir/serve-token, made on first use
     serve_adapters: int = 16  # adapters held at once per base
     serve_bases: int = 2  # bases held at once on a CPU; a GPU holds one
+
+    @field_validator("cors_origins", "embed_origins")
+    @classmethod
+    def _are_origins(cls, listed: str) -> str:
+        """They become parts of headers: nothing but origins may stand there."""
+        for one in _listed(listed):
+            if _ORIGIN.fullmatch(one) is None:
+                raise ValueError(
+                    f"{one!r} is no origin; write it as https://board.example.com, with a port if it has one"
+                )
+        return listed
+
+    @cached_property
+    def cors_origin_list(self) -> list[str]:
+        return _listed(self.cors_origins)
+
+    @cached_property
+    def embed_origin_list(self) -> list[str]:
+        return _listed(self.embed_origins)
 
     @cached_property
     def resolved_database_url(self) -> str:

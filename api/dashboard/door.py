@@ -19,7 +19,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.dashboard import sign_in_page
-from api.dashboard.relay import relay_upload
+from api.dashboard.relay import relay_download, relay_upload
 from api.dashboard.rest import Refused, Rest, SignedOut
 from api.dashboard.visit import KEY, Visit
 
@@ -67,6 +67,10 @@ class Door:
             await self._app(scope, receive, send)
         elif path == "/files" and scope["method"] == "POST":
             await (await relay_upload(Request(scope, receive), Rest(self._http, _here(scope), token)))(
+                scope, receive, send
+            )
+        elif path.startswith("/download/") and scope["method"] == "GET":
+            await (await relay_download(Request(scope, receive), Rest(self._http, _here(scope), token), path))(
                 scope, receive, send
             )
         else:

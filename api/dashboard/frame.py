@@ -15,7 +15,8 @@ from api.dashboard.visit import Visit
 
 @dataclass(frozen=True)
 class Place:
-    """An entry of the navigation. `icon`: of Material Symbols. `scope`: what a key needs to get anything there."""
+    """An entry of the navigation. `icon`: of Material Icons. `scope`: what a key needs to get anything there;
+    `operator` is the scope of no project's key."""
 
     name: str
     path: str
@@ -26,6 +27,13 @@ class Place:
 PLACES = (
     Place("Train", "/new", "add_circle_outline", "write"),
     Place("Jobs", "/", "timeline"),
+    Place("Models", "/models", "inventory_2"),
+    Place("Compare", "/compare", "forum", "inference"),
+    Place("Data", "/data", "dataset"),
+    Place("Keys", "/keys", "key", "admin"),
+    Place("Webhooks", "/webhooks", "webhook"),
+    Place("Workers", "/workers", "memory", "operator"),
+    Place("Settings", "/settings", "settings"),
 )
 
 # Before anything is drawn, so that a chosen theme does not flash; Quasar's own parts follow the same choice

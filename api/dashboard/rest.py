@@ -17,6 +17,7 @@ Json: TypeAlias = dict[str, Any]
 TIMEOUT_S = 30.0
 UPLOAD_TIMEOUT_S = 600.0
 STREAM_SILENCE_S = 60.0  # the API says "still here" more often
+GENERATION_SILENCE_S = 300.0  # a base that has to be loaded first takes its time
 GONE = "The service cannot be reached. It may be starting again; nothing of yours is lost."
 
 
@@ -113,6 +114,38 @@ class Rest:
                         yield StreamEvent(event_id, json.loads(line[6:]))
         except httpx.TransportError:
             return
+
+    async def chat(self, body: Mapping[str, object]) -> AsyncGenerator[Json]:
+        """The chunks of a completion as they are generated. Whoever stops reading ends the generation."""
+        timeout = httpx.Timeout(TIMEOUT_S, read=GENERATION_SILENCE_S)
+        asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        url = self.url("/v1/chat/completions")
+        try:
+            async with self._http.stream("POST", url, headers=self.headers, json=asked, timeout=timeout) as answer:
+                if answer.status_code >= 400:
+                    await answer.aread()
+                    raise _refusal(answer)
+                async for line in answer.aiter_lines():
+                    if line.startswith("data: ") and line != "data: [DONE]":
+                        chunk = cast(Json, json.loads(line[6:]))
+                        if "error" in chunk:
+                            raise Refused(answer.status_code, str(chunk["error"]["message"]))
+                        yield chunk
+        except httpx.TransportError as error:
+            raise Refused(503, "The answer broke off. Send it again.", code="unreachable") from error
+
+    async def beginning(self, path: str, most_bytes: int) -> bytes:
+        """The first bytes of an object, and no more of it."""
+        headers = self.headers | {"Range": f"bytes=0-{most_bytes - 1}", "Accept-Encoding": "identity"}
+        try:
+            answer = await self._http.get(self.url(path), headers=headers, timeout=TIMEOUT_S)
+        except httpx.TransportError as error:
+            raise Refused(503, GONE, code="unreachable") from error
+        if answer.status_code == 416:
+            return b""  # of nothing
+        if answer.status_code >= 400:
+            raise _refusal(answer)
+        return answer.content
 
     async def _call(self, method: str, path: str, **options: Any) -> Json:
         return cast(Json, (await self._send(method, path, **options)).json())

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.dashboard.browser import DESKTOP, chromium, sign_in
 from tests.engine.tiny_base import make_base
-from tests.live import BASE, Live, live_service
+from tests.live import BASE, Live, live_service, wait_until_ended
+
+FEW = "\n".join(
+    json.dumps({"messages": [{"role": "user", "content": f"order {n}?"}, {"role": "assistant", "content": "today"}]})
+    for n in range(64)
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Two small jobs that are over, of ranks 4 and 8, with their models; and a checkpoint that nobody needs."""
+
+    jobs: tuple[str, str]
+    models: tuple[str, str]
+    checkpoint: str
 
 
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     base = make_base(tmp_path_factory.mktemp("base") / BASE)
-    environment = {"ATTUNE_SNAPSHOT_INTERVAL_S": "1", "ATTUNE_BEAT_S": "1", "ATTUNE_LEASE_S": "10"}
+    environment = {
+        "ATTUNE_SNAPSHOT_INTERVAL_S": "1",
+        "ATTUNE_BEAT_S": "1",
+        "ATTUNE_LEASE_S": "10",
+        "ATTUNE_WEBHOOK_ALLOW": "127.0.0.1",
+    }
     with live_service(tmp_path_factory.mktemp("data"), base, environment) as service:
         service.wait_for_worker()
         yield service
@@ -44,3 +65,25 @@ def page(browser: Browser) -> Iterator[Page]:
 def signed_in(page: Page, live: Live) -> Page:
     sign_in(page, live.address, live.key)
     return page
+
+
+@pytest.fixture(scope="session")
+def trained(live: Live) -> Trained:
+    client = live.client()
+    method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1, "batch_size": 8}}}
+    jobs: list[str] = []
+    for name, rank in (("first", 4), ("second", 8)):
+        file = client.files.create(file=(f"{name}.jsonl", FEW.encode()), purpose="fine-tune")
+        ours = {"attune": {"lora": {"rank": rank}}}
+        job = client.fine_tuning.jobs.create(
+            model=BASE,
+            training_file=file.id,
+            suffix=name,
+            method=method,
+            extra_body=ours,  # pyright: ignore[reportArgumentType]
+        )
+        jobs.append(job.id)
+    models = [wait_until_ended(client, job_id).fine_tuned_model for job_id in jobs]
+    checkpoints = client.fine_tuning.jobs.checkpoints.list(jobs[1]).data
+    published = [one.fine_tuned_model_checkpoint for one in checkpoints]
+    return Trained((jobs[0], jobs[1]), (str(models[0]), str(models[1])), published[-1])

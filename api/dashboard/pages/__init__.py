@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import importlib
 
-MODULES = ("job", "jobs", "new_job")
+MODULES = (
+    "compare",
+    "compare_jobs",
+    "data",
+    "file",
+    "job",
+    "jobs",
+    "keys",
+    "model",
+    "models",
+    "new_job",
+    "settings",
+    "webhook",
+    "webhooks",
+    "workers",
+)
 
 
 def load() -> None:

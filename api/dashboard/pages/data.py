@@ -1,0 +1,151 @@
+"""The project's files: drop one, see what was found in it, take it back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request
+from nicegui import ui
+
+from api.dashboard.bases import short_bytes
+from api.dashboard.blocks import empty, link, notice, refusals_in, root, skeleton, tag, text
+from api.dashboard.frame import frame
+from api.dashboard.pages.jobs import when
+from api.dashboard.rest import Json
+from api.dashboard.visit import Visit, visit_of
+
+MOST = 500  # newest files that are listed
+PURPOSES = {
+    "all": ("All", ()),
+    "training": ("Training data", ("fine-tune",)),
+    "results": ("Results", ("fine-tune-results", "batch_output")),
+    "others": ("Others", ("user_data", "batch", "vision", "assistants", "evals")),
+}
+
+
+@ui.page("/data", response_timeout=30)
+async def data_page(request: Request) -> None:
+    visit = visit_of(request)
+    with frame(visit, "Data", active="Data", wide=True):
+        await FileList(visit).load()
+
+
+class FileList:
+    def __init__(self, visit: Visit) -> None:
+        self._visit = visit
+        self._files: list[Json] = []
+        self._wanted, self._searched = "all", ""
+        if visit.may("write"):
+            with tag("label", "drop"):
+                field = tag("input").props('type="file" data-upload')
+                field.props["data-url"] = f"{root()}/files"
+                field.on("upload-began", self._began)
+                field.on("upload-ended", self._ended, js_handler="(e) => emit(e.detail)")
+                text("span", "Drop a file, or choose one", "strong")
+                text(
+                    "span",
+                    "JSONL with an example a line is checked on arrival; other kinds are kept as they are",
+                    "quiet small",
+                )
+        self._verdict = tag("div", "stack").props('aria-live="polite"')
+        with tag("div", "row") as self._tools:
+            search = tag("input", "search").props(
+                'type="search" placeholder="Search name or id" aria-label="Search files"'
+            )
+            search.on("input", self._search, js_handler="(e) => emit(e.target.value)")
+            with tag("div", "choices").props('role="group" aria-label="Show"'):
+                self._buttons = {name: self._filter(name, label) for name, (label, _) in PURPOSES.items()}
+        self._list = tag("div", "job-list short")
+        with self._list:
+            skeleton(5)
+
+    def _filter(self, name: str, label: str) -> ui.element:
+        choice = text("button", label, "choice").props(f'type="button" aria-pressed="{str(name == "all").lower()}"')
+        choice.on("click", lambda: self._want(name))
+        return choice
+
+    def _want(self, name: str) -> None:
+        self._wanted = name
+        for other, choice in self._buttons.items():
+            choice.props(f'aria-pressed="{str(other == name).lower()}"')
+        self._show()
+
+    def _search(self, event: Any) -> None:
+        self._searched = str(event.args).strip().lower()
+        self._show()
+
+    async def load(self) -> None:
+        with refusals_in(self._list):
+            self._files = await self._visit.rest.every("/v1/files", most=MOST)
+            self._show()
+
+    def _began(self) -> None:
+        self._verdict.clear()
+        with self._verdict:
+            text("p", "Uploading …", "quiet")
+
+    async def _ended(self, event: Any) -> None:
+        answer: Json = event.args
+        self._verdict.clear()
+        with self._verdict:
+            if "error" in answer:
+                notice(str(answer["error"]["message"]), "error")
+                return
+            verdict(answer)
+        await self.load()
+
+    def _show(self) -> None:
+        purposes = PURPOSES[self._wanted][1]
+        shown = [
+            file
+            for file in self._files
+            if (not purposes or file["purpose"] in purposes)
+            and self._searched in f"{file['filename']} {file['id']}".lower()
+        ]
+        self._tools.set_visibility(bool(self._files))
+        self._list.clear()
+        with self._list:
+            if not self._files:
+                words = "Drop a file above, or train a first model with the sample data that ships."
+                empty("No data yet", words, ("Train a model", "/new") if self._visit.may("write") else None)
+            elif not shown:
+                empty("Nothing matches", "No file has these words and this purpose. Change the search or the filter.")
+            for file in shown:
+                _row(file)
+
+
+def _row(file: Json) -> None:
+    with link(f"/data/{file['id']}", "job-row"):
+        with tag("div", "stack tight"):
+            text("span", file["filename"], "strong cut")
+            text("span", f"{short_bytes(file['bytes'])} · {when(file['created_at'])}", "quiet small cut")
+        examples = file["attune"]["examples"]
+        with tag("div", "job-progress"):
+            if examples is not None:
+                text("span", f"{examples:,} examples", "quiet small number")
+        verdict_state(file)
+
+
+def verdict_state(file: Json) -> None:
+    """The verdict on a file, as a word with a colour."""
+    if file["purpose"] != "fine-tune":
+        text("span", file["purpose"].replace("_", " ").replace("-", " ").capitalize(), "state off")
+    elif file["status"] == "error":
+        text("span", "Has errors", "state bad")
+    elif file["attune"]["findings"]:
+        text("span", "Has warnings", "state waiting")
+    else:
+        text("span", "Ready", "state good")
+
+
+def verdict(file: Json) -> None:
+    """The same in a sentence, where the file arrived."""
+    name, findings = file["filename"], file["attune"]["findings"] or []
+    if file["status"] == "error":
+        notice(f"{name} cannot be trained on: {len(findings)} lines are at fault. Open it to see which.", "error")
+    elif file["purpose"] != "fine-tune":
+        notice(f"{name} is kept as it is. What is trained on is JSONL with an example a line.")
+    elif findings:
+        notice(f"{name}: {file['attune']['examples']} examples, with {len(findings)} warnings.", "warning")
+    else:
+        notice(f"{name}: {file['attune']['examples']} examples. Every line is well-formed.", "good")
