@@ -111,9 +111,6 @@ def create_app(
         keys,
         audit,
         operators,
-    )
-    for module in (
-        *routed,
         batches,
         quotas,
         webhooks,
@@ -123,7 +120,17 @@ def create_app(
         embed,
         sessions,
         sample_data,
-    ):
+        batches,
+        quotas,
+        webhooks,
+        aliases,
+        stored_completions,
+        doctor,
+        embed,
+        sessions,
+        sample_data,
+    )
+    for module in routed:
         app.include_router(module.router)
     app.include_router(docs.router)
     for layer in (Unchanged, Replay, RateLimit):
