@@ -70,9 +70,9 @@ def signed_in(page: Page, live: Live) -> Page:
 @pytest.fixture(scope="session")
 def trained(live: Live) -> Trained:
     client = live.client()
-    method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1, "batch_size": 8}}}
     jobs: list[str] = []
-    for name, rank in (("first", 4), ("second", 8)):
+    for name, rank, epochs in (("first", 4, 1), ("second", 8, 2)):  # the second epoch leaves a checkpoint behind
+        method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": epochs, "batch_size": 8}}}
         file = client.files.create(file=(f"{name}.jsonl", FEW.encode()), purpose="fine-tune")
         ours = {"attune": {"lora": {"rank": rank}}}
         job = client.fine_tuning.jobs.create(
@@ -85,5 +85,5 @@ def trained(live: Live) -> Trained:
         jobs.append(job.id)
     models = [wait_until_ended(client, job_id).fine_tuned_model for job_id in jobs]
     checkpoints = client.fine_tuning.jobs.checkpoints.list(jobs[1]).data
-    published = [one.fine_tuned_model_checkpoint for one in checkpoints]
-    return Trained((jobs[0], jobs[1]), (str(models[0]), str(models[1])), published[-1])
+    spare = next(one for one in checkpoints if one.fine_tuned_model_checkpoint not in models)
+    return Trained((jobs[0], jobs[1]), (str(models[0]), str(models[1])), spare.fine_tuned_model_checkpoint)
