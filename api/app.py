@@ -120,15 +120,6 @@ def create_app(
         embed,
         sessions,
         sample_data,
-        batches,
-        quotas,
-        webhooks,
-        aliases,
-        stored_completions,
-        doctor,
-        embed,
-        sessions,
-        sample_data,
     )
     for module in routed:
         app.include_router(module.router)
