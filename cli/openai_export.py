@@ -92,16 +92,19 @@ class Export:
         console.print(f"read {job.id} {job.status}", markup=False)
 
     def _read_file(self, client: OpenAI, file_id: str, file: FileObject | None, console: Console) -> None:
-        if self.content(file_id) is not None:
+        record = self._files / f"{file_id}.json"
+        is_here = self.content(file_id) is not None
+        if is_here and record.exists():  # an earlier run may have ended between the two
             return
         found = ExportedFile(id=file_id)
         try:
             known = file or client.files.retrieve(file_id)
             found = ExportedFile(id=file_id, filename=known.filename, bytes=known.bytes)
-            _write(self._files / f"{file_id}.jsonl", client.files.content(file_id).read())
+            if not is_here:
+                _write(self._files / f"{file_id}.jsonl", client.files.content(file_id).read())
         except GONE as error:
             found.missing = status_line(error)
-        _write_json(self._files / f"{file_id}.json", found.to_dict(mode="json"))
+        _write_json(record, found.to_dict(mode="json"))
         console.print(escape(f"read {file_id}" if found.missing is None else f"{file_id}: {found.missing}"))
 
     def _read_result(self, client: OpenAI, file_id: str) -> None:
