@@ -1,7 +1,7 @@
 """`make test-clients`: the contract's suite against one live service, by three generations of the official client.
 
 Then a customer's program, by LangChain and LiteLLM. Prints a table of the contract's points against the clients,
-and ends in one line of JSON; a failure is exit code 1.
+and ends in one line of JSON. It measures, so failures are figures and no exit code; `make test` fails by the suite.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _cell(outcomes: list[Outcome]) -> str:
     return f"{passed} passed" if passed == len(outcomes) else f"{passed} of {len(outcomes)} PASSED"
 
 
-def main() -> int:
+def main() -> None:
     results: dict[str, Results] = {}
     with tempfile.TemporaryDirectory(prefix="attune-clients-") as folder, contract_service(Path(folder)) as live:
         for generation, requirement in GENERATIONS.items():
@@ -137,8 +137,7 @@ def main() -> int:
     # a point that nothing was said of has failed
     counts["failed"] += sum(point not in each for point in POINTS for each in results.values())
     print(json.dumps({"clients": list(results), **counts}))
-    return 1 if counts["failed"] or counts["skipped"] else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
