@@ -72,6 +72,7 @@ def belongings(web: Place, name: str) -> Belongings:
         upload = {"filename": "a.jsonl", "purpose": "fine-tune", "bytes": 10, "mime_type": "text/jsonl"}
         requests = tenant.openai.files.create(file=("batch.jsonl", b"{}"), purpose="batch").id
         asked = {"input_file_id": requests, "endpoint": "/v1/completions", "completion_window": "24h"}
+        table = tenant.openai.files.create(file=("a.csv", b"prompt,completion\nx,y\n"), purpose="user_data").id
         guest = web.tenant("guest").project_id
         path = f"/v1/fine_tuning/checkpoints/{model}/permissions"
         ids = {
@@ -89,6 +90,11 @@ def belongings(web: Place, name: str) -> Belongings:
             "webhook_delivery_id": deliveries[0]["id"],
             "server_id": "no-such-server",
             "completion_id": "chatcmpl-none",  # none is kept
+            "part": "training",  # of the sample data, which is everybody's
+            "conversion_id": made("/v1/attune/conversions", {"file_id": table})["id"],
+            "report_id": made("/v1/attune/reports", {"file_id": file_id})["id"],
+            "repair_id": made("/v1/attune/repairs", {"file_id": file_id, "repairs": ["drop_duplicates"]})["id"],
+            "split_id": made("/v1/attune/splits", {"file_id": file_id})["id"],
         }
         events = http.get(f"/v1/fine_tuning/jobs/{job_id}/events").json()["data"]
     return Belongings(tenant, {**ids, "event_id": events[0]["id"]})
@@ -114,6 +120,12 @@ def calls(name: str, ids: dict[str, str], own_file: str) -> Iterator[tuple[str, 
             {"model": BASE, "training_file": own_file, "validation_file": file_id},
             {"model": model, "training_file": own_file},
         ],
+        "POST /v1/attune/plans": [{"model": BASE, "training_file": file_id}],
+        "POST /v1/attune/conversions": [{"file_id": file_id}],
+        "POST /v1/attune/conversions/preview": [{"file_id": file_id}],
+        "POST /v1/attune/reports": [{"file_id": file_id}],
+        "POST /v1/attune/repairs": [{"file_id": file_id, "repairs": ["drop_duplicates"]}],
+        "POST /v1/attune/splits": [{"file_id": file_id}],
         "POST /v1/batches": [{"input_file_id": file_id, "endpoint": "/v1/completions", "completion_window": "24h"}],
         "POST /v1/chat/completions": [{"model": model, "messages": [{"role": "user", "content": "x"}]}],
         "POST /v1/completions": [{"model": model, "prompt": "x"}],
