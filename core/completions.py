@@ -54,7 +54,8 @@ def no_embeddings(param: str) -> AttuneError:
 
 def open_client() -> httpx.AsyncClient:
     """For as many requests as there are; to be closed by who opened it."""
-    limits = httpx.Limits(max_connections=256, max_keepalive_connections=32)
+    # An idle connection is given up before the server (uvicorn: after 5 s) may close it under the next request
+    limits = httpx.Limits(max_connections=256, max_keepalive_connections=32, keepalive_expiry=2.0)
     # trust_env: servers are our own neighbours, and no proxy stands between
     return httpx.AsyncClient(timeout=httpx.Timeout(GENERATION_S, connect=CONNECT_S), limits=limits, trust_env=False)
 
@@ -100,7 +101,7 @@ async def ask(
             headers["authorization"] = f"Bearer {token}"
         request = http.build_request("POST", server.address.rstrip("/") + route, content=content, headers=headers)
         try:
-            answer = await http.send(request, stream=True)
+            answer = await _send(http, request)
         except httpx.ConnectError:
             continue  # it ended a moment ago; its row ages out
         except httpx.TransportError as error:
@@ -114,6 +115,14 @@ async def ask(
         code="no_server",
         retry_after_s=NO_SERVER_RETRY_S,
     )
+
+
+async def _send(http: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+    """Twice at most: a server may close an idle connection under a request, and asking again changes nothing."""
+    try:
+        return await http.send(request, stream=True)
+    except (httpx.RemoteProtocolError, httpx.ReadError):
+        return await http.send(request, stream=True)
 
 
 def broken_off() -> Unavailable:

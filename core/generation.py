@@ -24,7 +24,9 @@ _REFUSED = (
 )
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS, strict=True)]
 Stop = Annotated[str, StringConstraints(max_length=1024)]
-Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False, strict=True)]
+
+Bias = Annotated[float, Field(ge=-100, le=100, strict=True)]
 
 
 class Generation(BaseModel):
@@ -35,13 +37,13 @@ class Generation(BaseModel):
     model: ModelId
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    n: Annotated[int, Field(ge=1, le=128, strict=True)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False, strict=True)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False, strict=True)] | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
-    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=1024)] | None = None
 
     def check_fields(self) -> None:
         """Raises the 400 of a field that is not passed on to any server."""

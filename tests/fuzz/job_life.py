@@ -141,7 +141,7 @@ def _machine(place: Place, ran: Ran) -> type[RuleBasedStateMachine]:
         def beat(self, number: int) -> None:
             claim = self.claim(number)
             with place.database.begin() as session:
-                flags = claims.beat(session, claim, 600)
+                flags = claim.beat(session, 600)
             self.expect(claim, flags is not None)
             self.did("beat")
 
@@ -200,7 +200,7 @@ def _machine(place: Place, ran: Ran) -> type[RuleBasedStateMachine]:
         def succeeded(self, claim: Claim, expected: bool) -> bool:
             if not expected:
                 with place.database.begin() as session:
-                    return claims.beat(session, claim, 600) is not None
+                    return claim.beat(session, 600) is not None
             place.publish(claim, 9, final=True)
             return True
 
@@ -210,7 +210,7 @@ def _machine(place: Place, ran: Ran) -> type[RuleBasedStateMachine]:
             """A worker that lost its claim writes all the same: nothing is taken."""
             claim = self.lost[number % len(self.lost)]
             with place.database.begin() as session:
-                assert claims.beat(session, claim, 600) is None
+                assert claim.beat(session, 600) is None
                 assert claims.report(session, claim, [NewEvent("late")]) is None
                 assert not claims.fail(session, claim, code="x", message="late")
                 assert not claims.stop(session, claim, "drained")
