@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -30,7 +31,9 @@ def make_folder(folder: Path) -> None:
         missing.append(folder)
         folder = folder.parent
     for path in reversed(missing):
-        path.mkdir(mode=0o700, exist_ok=True)
+        # not exist_ok: that raises when a deletion takes away, before it looks, the folder another writer has made
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
         sync_folder(path.parent)
 
 

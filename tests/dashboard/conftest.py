@@ -1,4 +1,8 @@
-"""One running service and one browser for all pages; a context of its own, and no errors, for each test."""
+"""One running service and one browser for all pages; a context of its own, and no errors, for each test.
+
+Of the package's scope and no wider: Playwright keeps an event loop running in the main thread until it ends, and a test
+elsewhere that starts a loop of its own would be refused.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ class Trained:
     checkpoint: str
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     base = make_base(tmp_path_factory.mktemp("base") / BASE)
     environment = {
@@ -42,7 +46,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield service
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     with chromium() as started:
         yield started
@@ -67,7 +71,7 @@ def signed_in(page: Page, live: Live) -> Page:
     return page
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def trained(live: Live) -> Trained:
     client = live.client()
     jobs: list[str] = []

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any
 
 from fastapi import Request
 from nicegui import background_tasks, ui
 
 from api.dashboard.blocks import card, empty, link, refusals_in, tag, text
-from api.dashboard.curves import VIEWS, Curves
+from api.dashboard.curve_tools import CurveTools
+from api.dashboard.curves import Curves
 from api.dashboard.fields import choice_field
 from api.dashboard.frame import frame
 from api.dashboard.overlay import differences, overlaid
@@ -50,7 +50,7 @@ class Overlay:
         self._visit = visit
         self._jobs = jobs
         self._chosen = chosen
-        self._view, self._smoothing, self._is_log, self._is_dirty = "loss", 0.6, False, False
+        self._is_dirty = False
         self._curves = [Curves(), Curves()]
         self._tasks: list[asyncio.Task[None] | None] = [None, None]
         options = [(job_id, f"{named(job)}, {when(job['created_at'])}") for job_id, job in jobs.items()]
@@ -61,7 +61,7 @@ class Overlay:
             ]
         self._problem = tag("div")
         with card():
-            self._tools()
+            self._curve_tools = CurveTools(self._mark_dirty)
             self._chart = ui.echart({}).classes("chart")
             self._chart.props["role"] = "img"
             self._chart.props["aria-label"] = "The curves of both jobs over their steps; the table below lists results"
@@ -72,37 +72,7 @@ class Overlay:
             self._follow(at)
         self._list_differences()
 
-    def _tools(self) -> None:
-        with tag("div", "row between"):
-            with tag("div", "choices").props('role="group" aria-label="Curve"'):
-                self._choices = {name: self._choice(name, view.label) for name, view in VIEWS.items()}
-            with tag("div", "row"):
-                with tag("label", "row small quiet"):
-                    text("span", "Smoothing")
-                    smoothing = tag("input").props('type="range" min="0" max="0.95" step="0.05" value="0.6"')
-                    smoothing.on("input", self._smooth, js_handler="(e) => emit(Number(e.target.value))", throttle=0.1)
-                with tag("label", "row small quiet"):
-                    log = tag("input").props('type="checkbox"')
-                    log.on("change", self._log, js_handler="(e) => emit(e.target.checked)")
-                    text("span", "Log scale")
-
-    def _choice(self, name: str, label: str) -> ui.element:
-        choice = text("button", label, "choice").props(f'type="button" aria-pressed="{str(name == "loss").lower()}"')
-        choice.on("click", lambda: self._look_at(name))
-        return choice
-
-    def _look_at(self, name: str) -> None:
-        self._view = name
-        for other, choice in self._choices.items():
-            choice.props(f'aria-pressed="{str(other == name).lower()}"')
-        self._is_dirty = True
-
-    def _smooth(self, event: Any) -> None:
-        self._smoothing = float(event.args)
-        self._is_dirty = True
-
-    def _log(self, event: Any) -> None:
-        self._is_log = bool(event.args)
+    def _mark_dirty(self) -> None:
         self._is_dirty = True
 
     def _choose(self, at: int) -> None:
@@ -148,7 +118,8 @@ class Overlay:
             names = [f"{name} ({job_id[-4:]})" for name, job_id in zip(names, self._chosen, strict=True)]
         pair = list(zip(names, self._curves, strict=True))
         self._chart.options.clear()
-        self._chart.options.update(overlaid(pair, self._view, smoothing=self._smoothing, is_log=self._is_log))
+        tools = self._curve_tools
+        self._chart.options.update(overlaid(pair, tools.view, smoothing=tools.smoothing, is_log=tools.is_log))
         self._chart.update()
 
     def _list_differences(self) -> None:

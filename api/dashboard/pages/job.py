@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from datetime import UTC, datetime
-from typing import Any
 
 from fastapi import Request
 from nicegui import background_tasks, ui
@@ -32,6 +31,7 @@ from api.dashboard.blocks import (
     tag,
     text,
 )
+from api.dashboard.curve_tools import CurveTools
 from api.dashboard.curves import VIEWS, Curves, options
 from api.dashboard.frame import frame
 from api.dashboard.plan_panel import lasting
@@ -70,7 +70,6 @@ class JobPage:
         self._job = job
         self._path = f"/v1/fine_tuning/jobs/{in_path(job['id'])}"
         self._curves = Curves()
-        self._view, self._smoothing, self._is_log = "loss", 0.6, False
         self._is_dirty = False
         self._checkpoints_of = ""  # the status with which they were last asked for
         self._shown: dict[str, object] = {}  # what each part of the page shows, to leave alone what has not changed
@@ -79,7 +78,7 @@ class JobPage:
             self._actions = tag("div", "row")
         self._status = tag("div", "stack")
         with card("Curves") as self._chart_card:
-            self._chart_tools()
+            self._curve_tools = CurveTools(self._redraw)
             self._chart = ui.echart(self._options()).classes("chart")
             self._chart.props["role"] = "img"
             self._chart.props["aria-label"] = "The job's curves over its steps; the events below hold the numbers"
@@ -196,41 +195,9 @@ class JobPage:
                 button("Keep it running", keep)
         dialog.props('aria-label="Cancel this job?"').open()
 
-    def _chart_tools(self) -> None:
-        with tag("div", "row between"):
-            with tag("div", "choices").props('role="group" aria-label="Curve"'):
-                self._choices = {name: self._choice(name, view.label) for name, view in VIEWS.items()}
-            with tag("div", "row"):
-                with tag("label", "row small quiet"):
-                    text("span", "Smoothing")
-                    smoothing = tag("input").props('type="range" min="0" max="0.95" step="0.05" value="0.6"')
-                    smoothing.on("input", self._smooth, js_handler="(e) => emit(Number(e.target.value))", throttle=0.1)
-                with tag("label", "row small quiet"):
-                    log = tag("input").props('type="checkbox"')
-                    log.on("change", self._log, js_handler="(e) => emit(e.target.checked)")
-                    text("span", "Log scale")
-
-    def _choice(self, name: str, label: str) -> ui.element:
-        choice = text("button", label, "choice").props(f'type="button" aria-pressed="{str(name == "loss").lower()}"')
-        choice.on("click", lambda: self._look_at(name))
-        return choice
-
-    def _look_at(self, name: str) -> None:
-        self._view = name
-        for other, choice in self._choices.items():
-            choice.props(f'aria-pressed="{str(other == name).lower()}"')
-        self._redraw()
-
-    def _smooth(self, event: Any) -> None:
-        self._smoothing = float(event.args)
-        self._redraw()
-
-    def _log(self, event: Any) -> None:
-        self._is_log = bool(event.args)
-        self._redraw()
-
     def _options(self) -> Json:
-        return options(self._curves, VIEWS[self._view], smoothing=self._smoothing, is_log=self._is_log)
+        tools = self._curve_tools
+        return options(self._curves, VIEWS[tools.view], smoothing=tools.smoothing, is_log=tools.is_log)
 
     def _redraw(self) -> None:
         self._chart.options.clear()
