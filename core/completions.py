@@ -102,8 +102,8 @@ async def ask(
         request = http.build_request("POST", server.address.rstrip("/") + route, content=content, headers=headers)
         try:
             answer = await _send(http, request)
-        except httpx.ConnectError:
-            continue  # it ended a moment ago; its row ages out
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            continue  # it ended a moment ago, and its row ages out; or an operator's is away, or its name unknown
         except httpx.TransportError as error:
             raise broken_off() from error
         if answer.status_code == 401 and is_ours:
@@ -121,7 +121,7 @@ async def _send(http: httpx.AsyncClient, request: httpx.Request) -> httpx.Respon
     """Twice at most: a server may close an idle connection under a request, and asking again changes nothing."""
     try:
         return await http.send(request, stream=True)
-    except (httpx.RemoteProtocolError, httpx.ReadError):
+    except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
         return await http.send(request, stream=True)
 
 
