@@ -20,6 +20,7 @@ class Intent:
     seed: int
     data: bytes
     epochs: int
+    key: str = ""  # of the client that wanted it
     job_id: str | None = None
     cancelled: bool = False  # and the service has said yes
     may_end: tuple[str, ...] = ("succeeded",)  # what a good run of it may come to

@@ -23,7 +23,8 @@ from sqlalchemy import func, select
 
 from cli.up import Parts, preparations, services
 from core.db import Database, open_database
-from core.models import WebhookDelivery, WebhookEndpoint, WebhookEvent
+from core.errors import Unavailable
+from core.models import WebhookDelivery, WebhookEndpoint, WebhookEvent, Worker
 from core.settings import Settings
 from core.storage import Storage, open_storage
 from tests.api.receiver import Receiver, receiver
@@ -207,14 +208,19 @@ class Rig:
     def until_ready(self, within_s: float = 240.0) -> None:
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
-            with suppress(httpx.TransportError, KeyError, ValueError):
+            with suppress(httpx.TransportError, KeyError, ValueError, Unavailable):
                 if httpx.get(f"{self.address}/readyz", trust_env=False, timeout=5).status_code == httpx.codes.OK:
-                    alive = self.http().get("/v1/attune/workers").json()["data"]
                     base = self.http().get(f"/v1/models/{BASE}")
-                    if len(alive) >= len(self.workers) and base.status_code == httpx.codes.OK:
+                    if self._workers_registered() and base.status_code == httpx.codes.OK:
                         return
             time.sleep(0.1)
         raise TimeoutError(f"not ready after {within_s} s; see {self.logs}")
+
+    def _workers_registered(self) -> bool:
+        """Those that run now, not their dead predecessors."""
+        with self.database() as database, database.read() as session:
+            registered = set(session.scalars(select(Worker.pid)))
+        return {part.process.pid for part in self.workers if part.process is not None} <= registered
 
     def _watch(self) -> None:
         while not self._watching.wait(0.05):
@@ -272,27 +278,25 @@ class Rig:
         """A job of about so many steps, remembered whether or not an answer came. Raises what the client raises."""
         self._count += 1
         epochs = max(1, round(steps / STEPS_PER_EPOCH))
-        intent = Intent(f"intent-{self._count}", self._count, self.history.files[file_id], epochs)
+        client = client or self.client()
+        data = self.history.files[file_id]
+        intent = Intent(f"intent-{self._count}", self._count, data, epochs, client.api_key)
         self.history.jobs.append(intent)
-        intent.job_id = (
-            (client or self.client())
-            .fine_tuning.jobs.create(
-                model=BASE,
-                training_file=file_id,
-                seed=intent.seed,
-                metadata={"intent": intent.name},
-                method={
-                    "type": "supervised",
-                    "supervised": {"hyperparameters": {"n_epochs": epochs, "batch_size": BATCH}},
-                },
-            )
-            .id
-        )
+        intent.job_id = client.fine_tuning.jobs.create(
+            model=BASE,
+            training_file=file_id,
+            seed=intent.seed,
+            metadata={"intent": intent.name},
+            method={
+                "type": "supervised",
+                "supervised": {"hyperparameters": {"n_epochs": epochs, "batch_size": BATCH}},
+            },
+        ).id
         return intent
 
     def status(self, intent: Intent) -> str:
         assert intent.job_id is not None
-        return self.client().fine_tuning.jobs.retrieve(intent.job_id).status
+        return self.client(key=intent.key).fine_tuning.jobs.retrieve(intent.job_id).status
 
     def step(self, intent: Intent) -> int:
         assert intent.job_id is not None

@@ -159,7 +159,7 @@ class Disk:
     @contextmanager
     def full(self) -> Iterator[None]:
         """Not a byte is left, and what is given free meanwhile is taken again."""
-        over = threading.Event()
+        over, begun = threading.Event(), threading.Event()
         ballast = self.folder / "ballast"
 
         def fill() -> None:
@@ -171,11 +171,13 @@ class Disk:
                         with suppress(OSError):
                             os.posix_fallocate(file.fileno(), size, free)
                             size += free
+                    begun.set()
                     if over.wait(FILL_EVERY_S):
                         return
 
         thread = threading.Thread(target=fill, name="ballast", daemon=True)
         thread.start()
+        begun.wait()
         try:
             yield
         finally:

@@ -28,8 +28,9 @@ KILLS_EACH = 50  # of F25, for each of the usual times: 1,000 in the normal run
 IMAGE_BYTES = 48 * 1024 * 1024
 COMMIT_S = 300  # of the file system's own syncing: not while we look
 SAME_CODE = "the same code over the same folders in both deployments"
-FULL_S = 2.0
+FULL_S, MOMENT_S = 2.0, 0.15
 UPLOADS = 5
+LONG = 20_000  # times: 3 MB, for which no room is left by chance
 
 
 def _saver(*arguments: str | Path) -> list[str]:
@@ -127,7 +128,7 @@ def no_room_for_snapshots(rig: Rig, times: int) -> Outcome:
         intent = running(rig, 200)
         intent.may_end = ("succeeded", "failed")
         with rig.disk.full():
-            time.sleep(FULL_S if turn % 2 else 0.05)
+            time.sleep(FULL_S if turn % 2 else MOMENT_S)
         recovery_s = max(recovery_s, rig.until_ended([intent]))
         landed += _noticed(rig, intent)
         error = rig.client().fine_tuning.jobs.retrieve(intent.job_id or "").error
@@ -147,7 +148,7 @@ def _noticed(rig: Rig, intent: Intent) -> bool:
 def no_room_for_uploads(rig: Rig, times: int) -> Outcome:
     """Embedded: a full disk. Services: the store refuses with 507. Nothing is registered, and nothing is left."""
     landed = 0
-    data = training_data("no room")
+    data = training_data("no room" * LONG)
     for _ in range(times):
         before = _files(rig)
         with _no_room(rig):

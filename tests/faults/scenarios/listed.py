@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import openai
-from openai import OpenAI
 
 from tests.faults.history import ENDED, Intent
 from tests.faults.parts import Part
@@ -109,11 +108,11 @@ def create_for(rig: Rig, seconds: float, file_id: str, *, every_s: float = 0.5) 
     return made, refused
 
 
-def cancel(rig: Rig, intent: Intent, client: OpenAI | None = None) -> None:
+def cancel(rig: Rig, intent: Intent) -> None:
     """Remembered once it is acknowledged; a job that has ended says so, and that is an answer too."""
     if intent.job_id is None:
         return
     intent.may_end = ("succeeded", "cancelled")
     with suppress(openai.BadRequestError):  # it has ended already
-        job = (client or rig.client()).fine_tuning.jobs.cancel(intent.job_id)
+        job = rig.client(key=intent.key).fine_tuning.jobs.cancel(intent.job_id)
         intent.cancelled = job.status == "cancelled"

@@ -73,7 +73,7 @@ def _live(rig: Rig, client: OpenAI, intents: list[Intent], over: threading.Event
             intents.append(intent)
             if random.random() < CANCELLED:
                 time.sleep(random.random())
-                cancel(rig, intent, client)
+                cancel(rig, intent)
 
 
 def _faults(rig: Rig) -> list[Callable[[], int]]:
