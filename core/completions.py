@@ -94,9 +94,17 @@ async def ask(
     `route`: such as /v1/completions. `token`: what our own servers want to see. Raises Unavailable when none answers.
     """
     content = written_anew(body.model_copy(update={"model": asked.model}))
-    for server in asked.servers:
+    able = asked.servers if body.adapter_scale is None else list(filter(_is_ours, asked.servers))
+    if asked.servers and not able:
+        raise AttuneError(
+            f"'{body.model}' is served by a server of another make, which holds adapters at the scale that they were "
+            "trained with. Leave attune.adapter_scale out.",
+            code="adapter_scale_unsupported",
+            param="attune.adapter_scale",
+        )
+    for server in able:
         headers = {"content-type": "application/json"}
-        is_ours = server.device != servers.EXTERNAL
+        is_ours = _is_ours(server)
         if is_ours:  # our token is nobody else's to know
             headers["authorization"] = f"Bearer {token}"
         request = http.build_request("POST", server.address.rstrip("/") + route, content=content, headers=headers)
@@ -115,6 +123,10 @@ async def ask(
         code="no_server",
         retry_after_s=NO_SERVER_RETRY_S,
     )
+
+
+def _is_ours(server: Server) -> bool:
+    return server.device != servers.EXTERNAL
 
 
 async def _send(http: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
