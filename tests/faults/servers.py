@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -117,12 +116,6 @@ class Store:
         new = self._orders.with_suffix(".new")
         new.write_text(json.dumps({"fault": fault, "share": share}))
         new.replace(self._orders)
-
-    def overwrite(self, bucket: str, key: str, content: bytes) -> None:
-        """Behind the service's back."""
-        request = urllib.request.Request(f"{self.server.endpoint}/{bucket}/{key}", data=content, method="PUT")
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10):
-            pass
 
 
 @contextmanager
