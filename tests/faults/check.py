@@ -15,17 +15,9 @@ from sqlalchemy.orm import Session
 
 from core.backup import named_keys
 from core.db import db_now
-from core.models import (
-    TERMINAL,
-    File,
-    Job,
-    JobEvent,
-    Model,
-    Snapshot,
-    WebhookDelivery,
-    WebhookEvent,
-)
+from core.models import TERMINAL, File, Job, JobEvent, Model, Snapshot
 from core.storage import Storage, StorageMissing
+from core.webhook_models import WebhookDelivery, WebhookEvent
 from tests.faults.rig import Intent, Rig
 
 RUN_S = 24 * 3600  # the age at which a signature is still looked at: a run may take that long

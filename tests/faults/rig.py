@@ -26,9 +26,9 @@ from sqlalchemy import func, select
 
 from cli.up import Parts, preparations, services
 from core.db import Database, open_database
-from core.models import WebhookDelivery, WebhookEvent
 from core.settings import Settings
 from core.storage import Storage, open_storage
+from core.webhook_models import WebhookDelivery, WebhookEvent
 from tests.api.receiver import Receiver, receiver
 from tests.faults.proxy import Mode, Proxy
 from tests.live import BASE
