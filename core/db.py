@@ -22,6 +22,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from core import tenancy
 from core.errors import Unavailable
 
 
@@ -62,7 +63,7 @@ class Database:
                 pool_timeout=5.0,
                 connect_args={
                     "connect_timeout": 5,
-                    "options": "-c idle_in_transaction_session_timeout=60000",
+                    "options": f"-c idle_in_transaction_session_timeout=60000 -c {tenancy.SETTING}={tenancy.EVERY}",
                 },
             )
 
@@ -85,6 +86,7 @@ class Database:
             with self.engine.connect() as connection:
                 if self.is_sqlite:
                     connection.exec_driver_sql(sqlite_begin)
+                tenancy.hold(connection)
                 with Session(connection, expire_on_commit=False) as session:
                     try:
                         yield session

@@ -126,10 +126,8 @@ class JobRun:
                 publish_final(self._attempt, report, self._template_hash, self._engine, self._tracking)
             case Stopped() if self._asked_to_stop is not None:
                 self._attempt.stop(self._asked_to_stop)
-            case Failed(kind="internal"):
-                self._attempt.lose(report.message)
             case Failed():
-                self._attempt.fail(report.code, report.message, report.param)
+                self._take_failed(report)
             case _:
                 raise EngineDied(f"the engine said {report.report!r} out of turn")
 
@@ -155,6 +153,14 @@ class JobRun:
             f"{self._unsaved} snapshots in a row found no room on the worker's disk, the last at step {step} ({why}). "
             "Free some of it, or ask whoever runs this service, and create the job again.",
         )
+
+    def _take_failed(self, report: Failed) -> None:
+        if report.kind != "user":
+            self._engine.kill()  # it is about to end, and the next job must not be sent to it meanwhile
+        if report.kind == "internal":
+            self._attempt.lose(report.message)
+        else:
+            self._attempt.fail(report.code, report.message, report.param)
 
     def _time(self, step: Step) -> None:
         if self._timed_s is None:

@@ -25,9 +25,10 @@ from sqlalchemy import func, select
 from cli.up import Parts, preparations, services
 from core.db import Database, open_database
 from core.errors import Unavailable
-from core.models import WebhookDelivery, WebhookEndpoint, WebhookEvent, Worker
+from core.models import Worker
 from core.settings import Settings
 from core.storage import Storage, open_storage, s3_store
+from core.webhook_models import WebhookDelivery, WebhookEndpoint, WebhookEvent
 from tests.api.receiver import Receiver, receiver
 from tests.faults.history import BATCH, ENDED, STEPS_PER_EPOCH, History, Intent, training_data
 from tests.faults.parts import Part
