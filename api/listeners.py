@@ -63,6 +63,13 @@ class Listeners:
         self._database = database
         self._channels: dict[str, _Channel] = {}
         self._poller: asyncio.Task[None] | None = None
+        self._is_ending = False
+
+    def end(self) -> None:
+        """The process is told to stop: those who listen come back to the next one, from the event they heard last."""
+        self._is_ending = True
+        for channel in self._channels.values():
+            channel.wake()
 
     async def events(self, job_id: str, standing: Standing, after: int) -> AsyncGenerator[Numbered | None]:
         """The job's events after number `after`, as they come; None now and then while none comes.
@@ -81,7 +88,7 @@ class Listeners:
                     yield seq, event
                 if after < channel.seq and events:
                     continue
-                if channel.is_over:  # or erased with its project
+                if channel.is_over or self._is_ending:  # or erased with its project
                     return
                 try:
                     async with asyncio.timeout(HEARTBEAT_S):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from sqlite3 import Connection as SqliteConnection
 
+from psycopg.errors import ReadOnlySqlTransaction
 from sqlalchemy import Double, create_engine, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -95,6 +96,8 @@ class Database:
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise Unavailable("the database went away", code="database_unavailable") from error
+            if isinstance(error.orig, ReadOnlySqlTransaction):  # a standby, or a server that an operator froze
+                raise Unavailable("the database takes no writes now", code="database_unavailable") from error
             raise
 
     def check(self) -> None:
