@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Generator, Iterable
 from contextlib import contextmanager
+from contextvars import Context
 
 import structlog
 from anyio import to_thread
@@ -100,7 +101,8 @@ class Listeners:
         channel = self._channels.setdefault(job_id, _Channel(standing))
         channel.listeners += 1
         if self._poller is None or self._poller.done():
-            self._poller = asyncio.create_task(self._poll(), name="listeners")
+            # in a context of its own: it asks for every listener, and not within the project of the first
+            self._poller = asyncio.create_task(self._poll(), name="listeners", context=Context())
         try:
             yield channel
         finally:

@@ -16,8 +16,8 @@ from api.parts import Caller, Within
 from api.wire import Ours, Page, Shown, ends
 from core import outbox, receivers, signatures, webhooks
 from core.errors import AttuneError
-from core.models import WebhookDelivery, WebhookEndpoint, WebhookEvent
 from core.storable import Name
+from core.webhook_models import WebhookDelivery, WebhookEndpoint, WebhookEvent
 
 router = APIRouter()
 _endpoints = APIRouter(tags=["webhooks"])

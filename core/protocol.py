@@ -44,6 +44,7 @@ class TrainTask(Frozen):
     snapshot_interval_s: float = 10.0  # least time between two snapshots
     keep_snapshots: int = 2
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1"
+    memory_bytes: int | None = None  # of the device that the run may plan with; None: all
 
 
 class Train(Frozen):

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from core import ids, webhooks
 from core.db import db_now
-from core.models import WebhookDelivery, WebhookEndpoint, WebhookEvent
+from core.webhook_models import WebhookDelivery, WebhookEndpoint, WebhookEvent
 
 # Seconds to wait before each try; Standard Webhooks' own schedule, 75 hours in all.
 SCHEDULE_S = (0.0, 5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)

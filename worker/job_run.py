@@ -126,10 +126,8 @@ class JobRun:
                 publish_final(self._attempt, report, self._template_hash, self._engine, self._tracking)
             case Stopped() if self._asked_to_stop is not None:
                 self._attempt.stop(self._asked_to_stop)
-            case Failed(kind="internal"):
-                self._attempt.lose(report.message)
             case Failed():
-                self._attempt.fail(report.code, report.message, report.param)
+                self._take_failed(report)
             case _:
                 raise EngineDied(f"the engine said {report.report!r} out of turn")
 
@@ -155,6 +153,14 @@ class JobRun:
             f"{self._unsaved} snapshots in a row found no room on the worker's disk, the last at step {step} ({why}). "
             "Free some of it, or ask whoever runs this service, and create the job again.",
         )
+
+    def _take_failed(self, report: Failed) -> None:
+        if report.kind != "user":
+            self._engine.kill()  # it is about to end, and the next job must not be sent to it meanwhile
+        if report.kind == "internal":
+            self._attempt.lose(report.message)
+        else:
+            self._attempt.fail(report.code, report.message, report.param)
 
     def _time(self, step: Step) -> None:
         if self._timed_s is None:
@@ -219,15 +225,22 @@ class JobRun:
         self._reported_step = max(self._reported_step, last.step)
         done = last.step - (self._started.resumed_step if self._started else 0)
         seconds_left = (time.monotonic() - self._started_at) / max(done, 1) * (last.total_steps - last.step)
-        self._attempt.write(
-            lambda session: claims.report(
+        tries = 0
+
+        def write(session: Session) -> claims.Flags | None:
+            nonlocal tries
+            tries += 1
+            # After a commit whose answer was lost they stand there already
+            written = tries > 1 and claims.reported_step(session, self._attempt.job.id) >= self._reported_step
+            return claims.report(
                 session,
                 self._attempt.claim,
-                events,
+                [] if written else events,
                 reported_step=self._reported_step,
                 seconds_left=seconds_left,
             )
-        )
+
+        self._attempt.write(write)
         crash_points.here("steps.written")
         self._tracking.look()
         self._flushed_at = time.monotonic()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from core import claims, crash_points, ids, job_files
 from core.db import Session
-from core.errors import Unavailable
+from core.errors import AttuneError, Unavailable
 from core.jobs import NewEvent
 from core.models import Checkpoint, File, Model, Snapshot
 from core.protocol import CheckpointSaved, Failed, FinalReport, Message, Proof, Prove, SnapshotSaved, Trained
@@ -155,6 +155,9 @@ def _prove(attempt: Attempt, engine: EngineProcess) -> Proof:
         attempt.must_hold()
         if isinstance(report, Proof):
             return report
+        if isinstance(report, Failed) and report.kind == "out_of_memory":
+            engine.kill()
+            raise AttuneError(report.message, code=report.code)
         if isinstance(report, Failed):
             raise EngineDied(f"the proof could not be made: {report.message}")
         if isinstance(report, Message):

@@ -57,6 +57,7 @@ class Runner:
         self._engine_key: tuple[str, str] | None = None  # base model, its revision
         self._device: DeviceHold | None = None
         self._facts: WorkerFacts | None = None
+        self._on_cpu = False
         self._state = "idle"
         self._job_id: str | None = None
         self._draining = threading.Event()
@@ -98,6 +99,7 @@ class Runner:
             device=device,
             threads=threads,
             log_file=self._work_dir / "engine.log",
+            folder=self._work_dir / "engine",
             processes=self._settings.engine_processes or gpus_seen(device),
             cache=self._settings.work_dir / "engine-cache",
             module=self._settings.engine_module,
@@ -113,6 +115,7 @@ class Runner:
         labels = tuple(label.strip() for label in self._settings.worker_labels.split(",") if label.strip())
         memory = self._settings.worker_memory_bytes or ready.memory_bytes
         self._facts = WorkerFacts(id=self._name, memory_bytes=memory, labels=labels)
+        self._on_cpu = ready.device == "cpu"
         self._device = DeviceHold(self._database, ready.device, f"worker {self._name}")
         row = Worker(
             id=self._name,
@@ -249,6 +252,7 @@ class Runner:
             if not self._take_device(attempt):
                 return
             engine = self._engine_for((attempt.job.base_model, attempt.inputs.base.revision))
+            self._bound_memory(engine, attempt)
             JobRun(attempt, engine).train()
             self._keep_warm(engine)
         except LeftEarly:
@@ -289,6 +293,13 @@ class Runner:
         self._engine_key = key
         return engine
 
+    def _bound_memory(self, engine: EngineProcess, attempt: Attempt) -> None:
+        """On a CPU. A GPU's driver maps address space without end, and its memory is bound by itself."""
+        assert self._facts is not None
+        if self._on_cpu:
+            files_bytes = sum(int(file["bytes"]) for file in attempt.inputs.base.files)
+            engine.bound_memory(self._settings.engine_memory_bytes or self._facts.memory_bytes, files_bytes)
+
     def _take_device(self, attempt: Attempt) -> bool:
         """Wait for the GPU while a server has it; False when the job left meanwhile (cancelled, drained)."""
         assert self._device is not None
@@ -299,6 +310,9 @@ class Runner:
         return True
 
     def _keep_warm(self, engine: EngineProcess) -> None:
+        if not engine.alive():  # it ended for lack of memory, after it had said so
+            self._kill_engine()
+            return
         rss = engine.rss_bytes()
         engine.first_rss_bytes = engine.first_rss_bytes or rss
         engine.last_used = time.monotonic()

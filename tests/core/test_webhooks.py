@@ -11,7 +11,8 @@ from sqlalchemy import select, update
 from core import claims, jobs, losses, migrate, outbox, webhook_queue, webhooks
 from core.claims import Claim
 from core.db import Database, db_now, open_database
-from core.models import TERMINAL, JobStatus, WebhookDelivery, WebhookEndpoint, WebhookEvent
+from core.models import TERMINAL, JobStatus
+from core.webhook_models import WebhookDelivery, WebhookEndpoint, WebhookEvent
 from core.webhook_queue import EndpointClaim, Outcome
 from tests.core.rows import WORKER, add_file, add_job, add_project, queued_job
 

@@ -15,18 +15,9 @@ from sqlalchemy.orm import Session
 
 from core.backup import named_keys
 from core.db import db_now
-from core.models import (
-    TERMINAL,
-    File,
-    Job,
-    JobEvent,
-    Model,
-    Snapshot,
-    WebhookDelivery,
-    WebhookEndpoint,
-    WebhookEvent,
-)
+from core.models import TERMINAL, File, Job, JobEvent, Model, Snapshot
 from core.storage import Storage, StorageMissing
+from core.webhook_models import WebhookDelivery, WebhookEndpoint, WebhookEvent
 from tests.faults.history import Intent
 from tests.faults.rig import Rig
 

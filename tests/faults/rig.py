@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import obstore
 import openai
 import psutil
 from openai import OpenAI
@@ -24,9 +25,10 @@ from sqlalchemy import func, select
 from cli.up import Parts, preparations, services
 from core.db import Database, open_database
 from core.errors import Unavailable
-from core.models import WebhookDelivery, WebhookEndpoint, WebhookEvent, Worker
+from core.models import Worker
 from core.settings import Settings
-from core.storage import Storage, open_storage
+from core.storage import Storage, open_storage, s3_store
+from core.webhook_models import WebhookDelivery, WebhookEndpoint, WebhookEvent
 from tests.api.receiver import Receiver, receiver
 from tests.faults.history import BATCH, ENDED, STEPS_PER_EPOCH, History, Intent, training_data
 from tests.faults.parts import Part
@@ -177,11 +179,11 @@ class Rig:
         self.until_ready()
         self.listen("/ends")
 
-    def listen(self, path: str) -> str:
+    def listen(self, path: str, key: str = "") -> str:
         """A webhook endpoint for every end of a job, at the receiver's `path`; its id."""
         kinds = [f"fine_tuning.job.{status}" for status in ENDED]
         endpoint = {"name": path.strip("/"), "url": f"{self.receiver.url}{path}", "event_types": kinds}
-        made = self.http().post("/v1/webhook_endpoints", json=endpoint).raise_for_status().json()
+        made = self.http(key).post("/v1/webhook_endpoints", json=endpoint).raise_for_status().json()
         self.secrets[path] = made["signing_secret"]
         return str(made["id"])
 
@@ -241,19 +243,21 @@ class Rig:
     def address(self) -> str:
         return f"http://127.0.0.1:{self.settings.port}"
 
-    def http(self) -> httpx.Client:
-        headers = {"Authorization": f"Bearer {self.key}"}
+    def http(self, key: str = "") -> httpx.Client:
+        headers = {"Authorization": f"Bearer {key or self.key}"}
         return httpx.Client(base_url=self.address, headers=headers, timeout=30, trust_env=False)
 
     def client(self, retries: int = 8, key: str = "") -> OpenAI:
         return OpenAI(base_url=f"{self.address}/v1", api_key=key or self.key, max_retries=retries, timeout=20)
 
     def tenant(self, name: str) -> str:
-        """A project of its own; a key of it."""
+        """A project of its own, with a webhook endpoint; a key of it."""
         http = self.http()
         project = http.post("/v1/attune/projects", json={"name": name}).raise_for_status().json()["id"]
         made = http.post("/v1/attune/keys", json={"name": name, "project_id": project})
-        return str(made.raise_for_status().json()["key"])
+        key = str(made.raise_for_status().json()["key"])
+        self.listen(f"/{name}", key)
+        return key
 
     @contextmanager
     def database(self) -> Iterator[Database]:
@@ -337,7 +341,7 @@ class Rig:
         if self.store is None:
             (self.data / "objects" / key).write_bytes(content)
         else:
-            self.store.overwrite(self.bucket, key, content)
+            obstore.put(s3_store(self.direct, self.bucket, "", self.direct.s3_endpoint), key, content)
 
 
 @contextmanager

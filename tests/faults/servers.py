@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +24,7 @@ from tests.services import S3, end_with_parent, free_port, port_answers, program
 _CLONE_NEWNS = 0x00020000  # <linux/sched.h>
 DISK_BYTES = 512 * 1024 * 1024
 FILL_EVERY_S = 0.02
+PAGE_BYTES = 4096
 
 
 class Server:
@@ -118,12 +118,6 @@ class Store:
         new.write_text(json.dumps({"fault": fault, "share": share}))
         new.replace(self._orders)
 
-    def overwrite(self, bucket: str, key: str, content: bytes) -> None:
-        """Behind the service's back."""
-        request = urllib.request.Request(f"{self.server.endpoint}/{bucket}/{key}", data=content, method="PUT")
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10):
-            pass
-
 
 @contextmanager
 def store(folder: Path) -> Iterator[Store]:
@@ -159,28 +153,34 @@ class Disk:
     @contextmanager
     def full(self) -> Iterator[None]:
         """Not a byte is left, and what is given free meanwhile is taken again."""
-        over, begun = threading.Event(), threading.Event()
+        over, filled = threading.Event(), threading.Event()
         ballast = self.folder / "ballast"
 
         def fill() -> None:
             with ballast.open("wb") as file:
                 size = 0
-                while True:
-                    status = os.statvfs(self.folder)
-                    if free := status.f_bavail * status.f_frsize:
-                        with suppress(OSError):
-                            os.posix_fallocate(file.fileno(), size, free)
-                            size += free
-                    begun.set()
-                    if over.wait(FILL_EVERY_S):
-                        return
+                while not over.wait(FILL_EVERY_S if filled.is_set() else 0.0):
+                    piece = self._free_bytes()
+                    while piece >= PAGE_BYTES:
+                        try:
+                            os.posix_fallocate(file.fileno(), size, piece)
+                            size += piece
+                        except OSError:  # others write as well; the whole piece was given back
+                            piece //= 2
+                        else:
+                            piece = self._free_bytes()
+                    filled.set()
 
         thread = threading.Thread(target=fill, name="ballast", daemon=True)
         thread.start()
-        begun.wait()
+        filled.wait()
         try:
             yield
         finally:
             over.set()
             thread.join()
             ballast.unlink()
+
+    def _free_bytes(self) -> int:
+        status = os.statvfs(self.folder)
+        return status.f_bavail * status.f_frsize

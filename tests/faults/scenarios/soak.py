@@ -29,7 +29,7 @@ GROWN_BYTES = 96 * 1024 * 1024  # of the web process that nobody harms
 GROWN_FILES = 40
 
 
-@scenario("F37", "a soak: two of every janitor and relay, eight tenants, and faults at random")
+@scenario("F37", "a soak of two web processes and eight tenants")
 def soak(rig: Rig, times: int) -> Outcome:
     rig.twin.start()
     intents: list[Intent] = []
