@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from core import aliases, catalog, files, jobs, projects, published, quotas
+from core import aliases, catalog, files, jobs, projects, published, quotas, tenancy
 from core.choices import check_choices
 from core.errors import AttuneError
 from core.jobs import Placement
@@ -133,7 +133,8 @@ def _check_learning_rate(base: BaseModelRow, hyper: Hyperparameters, method: Met
 
 def _continued(session: Session, start: Model, hyper: Hyperparameters) -> Hyperparameters:
     """Training goes on in the adapter that there is: its rank, scale and modules are settled."""
-    resolved = session.get_one(Job, start.job_id).resolved
+    with tenancy.across(session):  # a model that is shared was made by its owner's job
+        resolved = session.get_one(Job, start.job_id).resolved
     assert resolved is not None, "a model's job was prepared"
     settings = Resolved.model_validate(resolved).lora
     if settings is None:

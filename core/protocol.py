@@ -130,6 +130,14 @@ class SnapshotSaved(Frozen):
     manifest_sha256: str
 
 
+class SnapshotFailed(Frozen):
+    """There was no room for a snapshot. The one before it stands, and training goes on."""
+
+    report: Literal["snapshot_failed"] = "snapshot_failed"
+    step: int
+    reason: str
+
+
 class Sample(Frozen):
     """What the weights of a checkpoint answer to one of the job's sample prompts, greedily."""
 
@@ -220,12 +228,20 @@ class FinalReport(Frozen):
     perplexities: dict[Quantization, float | None] | None = None  # by how the base is held, on the probe set
 
 
-Report = Annotated[
-    Ready | Started | Step | SnapshotSaved | CheckpointSaved | Message | Trained | Stopped | Failed | Proof,
-    Field(discriminator="report"),
-]
+_AnyReport = (
+    Ready
+    | Started
+    | Step
+    | SnapshotSaved
+    | SnapshotFailed
+    | CheckpointSaved
+    | Message
+    | Trained
+    | Stopped
+    | Failed
+    | Proof
+)
+Report = Annotated[_AnyReport, Field(discriminator="report")]
 
 parse_command: TypeAdapter[Train | Prove | Stop | Exit] = TypeAdapter(Command)
-parse_report: TypeAdapter[
-    Ready | Started | Step | SnapshotSaved | CheckpointSaved | Message | Trained | Stopped | Failed | Proof
-] = TypeAdapter(Report)
+parse_report: TypeAdapter[_AnyReport] = TypeAdapter(Report)

@@ -68,7 +68,7 @@ class EngineProcess:
     ) -> None:
         self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
         self._log_lock = threading.Lock()
-        self._log = log_file.open("ab")
+        self._log = log_file.open("ab", buffering=0)  # nothing is left to fail at its closing
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         environment |= {
             "OMP_NUM_THREADS": str(threads),
@@ -183,7 +183,7 @@ class EngineProcess:
         """From now on the engine's log goes to `path`."""
         with self._log_lock:
             self._log.close()
-            self._log = path.open("ab")
+            self._log = path.open("ab", buffering=0)
 
     def end(self, grace_s: float = 5.0) -> None:
         """Ask it to exit, then insist."""
@@ -233,5 +233,5 @@ class EngineProcess:
         for line in self._process.stderr:
             with self._log_lock:
                 if not self._log.closed and self._log.tell() < MAX_LOG_BYTES:
-                    self._log.write(line)
-                    self._log.flush()
+                    with suppress(OSError):  # a full disk: an engine whose lines nobody takes would stand still
+                        self._log.write(line)

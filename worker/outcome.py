@@ -24,7 +24,8 @@ SHOWN_CHARACTERS = 200  # of a sample, in an event's message; its data hold all
 
 
 def keep_snapshot(attempt: Attempt, report: SnapshotSaved) -> None:
-    """Store a snapshot and name it. A store that is away is asked again with the next one: training goes on."""
+    """Store a snapshot and name it. A store that is away is asked again with the next one: training goes on.
+    Raises OSError when this worker's disk has no room for its archive."""
     key = f"{attempt.prefix}/snapshots/step-{report.step}.tar"
     try:
         stored = store_snapshot(attempt.storage, Path(report.folder), key, attempt.scratch("snapshot.tar"))

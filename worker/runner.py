@@ -20,6 +20,7 @@ import structlog
 from core import batch_claims, claims, crash_points, job_files, losses, readiness, workers
 from core.claims import Claim, WorkerFacts
 from core.db import Database, open_database
+from core.durable import NO_ROOM
 from core.errors import AttuneError, Unavailable
 from core.models import Worker
 from core.protocol import Ready
@@ -34,6 +35,7 @@ from worker.work_folder import fill
 
 log = structlog.get_logger()
 LOOK_AROUND_S = 2.0  # how often an idle engine and a wanted device are looked at
+ROOM_BYTES = 128 * 1024 * 1024  # free on the disk of the work folder, or no job is claimed
 DEVICE_ASK_S = 1.0  # how often a held device is asked for
 
 
@@ -194,7 +196,7 @@ class Runner:
                 if (revision := readiness.migrations(self._database)) != "ok":
                     log.error("worker_of_another_version", why=revision)
                     return
-                claim = self._claim()
+                claim = self._claim() if self._has_room() else None
                 if claim is None:
                     if self._state == "idle":
                         return
@@ -209,6 +211,12 @@ class Runner:
             if self._state == "busy":
                 self._say("idle", None)
             self._looking.release()
+
+    def _has_room(self) -> bool:
+        free = shutil.disk_usage(self._work_dir).free
+        if free < ROOM_BYTES:
+            log.error("worker_without_room", folder=str(self._work_dir), free_bytes=free, needed_bytes=ROOM_BYTES)
+        return free >= ROOM_BYTES
 
     def _claim(self) -> Claim | None:
         assert self._facts is not None
@@ -263,9 +271,13 @@ class Runner:
         except AttuneError as error:
             attempt.fail(error.code or "invalid_job", error.message, error.param)
         except Exception as error:
+            self._kill_engine()
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                log.error("worker_without_room", job=attempt.job.id)
+                attempt.lose("its worker's disk is full")
+                return
             # Ours to mend. Saying so at once is kinder than a lease that runs out without a word
             log.exception("attempt_broke", job=attempt.job.id)
-            self._kill_engine()
             attempt.lose(f"an error of the worker: {type(error).__name__}")
 
     # The engine

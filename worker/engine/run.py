@@ -18,10 +18,12 @@ from pathlib import Path
 from pydantic import BaseModel
 from transformers import PreTrainedModel
 
+from core.durable import NO_ROOM
 from core.protocol import (
     CheckpointSaved,
     Message,
     Sample,
+    SnapshotFailed,
     SnapshotSaved,
     Started,
     Step,
@@ -263,19 +265,26 @@ class Run:
         if self.progress.step == self.snapshot_step or not self.world.first:
             return
         begun = time.monotonic()
-        folder, manifest_sha256 = save_snapshot(
-            self.folder.snapshots,
-            attempt=self.task.attempt,
-            progress=self.progress,
-            identity=self.identity,
-            execution=self.execution,
-            device=self.device.type,
-            processes=self.world.size,
-            adapter=self.modules.weights(),
-            optimizer=state_tensors(self.optimizer),
-            random=random_states(),
-            best={} if self.stopping is None else self.stopping.weights,
-        )
+        try:
+            folder, manifest_sha256 = save_snapshot(
+                self.folder.snapshots,
+                attempt=self.task.attempt,
+                progress=self.progress,
+                identity=self.identity,
+                execution=self.execution,
+                device=self.device.type,
+                processes=self.world.size,
+                adapter=self.modules.weights(),
+                optimizer=state_tensors(self.optimizer),
+                random=random_states(),
+                best={} if self.stopping is None else self.stopping.weights,
+            )
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            self.snapshot_at_s = time.monotonic()
+            self.report(SnapshotFailed(step=self.progress.step, reason=str(error)))
+            return
         prune(self.folder.snapshots, self.task.keep_snapshots)
         self.snapshot_step = self.progress.step
         self.snapshot_at_s = time.monotonic()
