@@ -88,9 +88,14 @@ class Database:
                     connection.exec_driver_sql(sqlite_begin)
                 tenancy.hold(connection)
                 with Session(connection, expire_on_commit=False) as session:
-                    yield session
-                    session.flush()
-                    connection.commit()
+                    try:
+                        yield session
+                        session.flush()
+                        connection.commit()
+                    except BaseException:
+                        # New rows are new again: given to another try as they are, they would not be inserted
+                        session.rollback()
+                        raise
         except (OperationalError, InterfaceError, PoolTimeout) as error:
             raise Unavailable("the database cannot be reached", code="database_unavailable") from error
         except DBAPIError as error:
