@@ -146,8 +146,16 @@ def _claim(
 
 
 def mine(claim: Claim) -> list[ColumnElement[bool]]:
-    """The fence: this job, this attempt, still in the state that the claim put it in."""
-    return [Job.id == claim.job_id, Job.attempt == claim.attempt, Job.status == claim.job.status]
+    """The fence: this job, this attempt, still in the state that the claim put it in, its lease not ended.
+
+    A preparation that was lost stays in its state and, until it is claimed again, at its attempt.
+    """
+    return [
+        Job.id == claim.job_id,
+        Job.attempt == claim.attempt,
+        Job.status == claim.job.status,
+        Job.lease_until.is_not(None),
+    ]
 
 
 def _fenced(claim: Claim) -> Update:
@@ -229,6 +237,8 @@ def add_snapshot(session: Session, claim: Claim, snapshot: Snapshot, keep: int) 
     flags = report(session, claim, snapshot_step=snapshot.step)
     if flags is None:
         return None
+    if session.get(Snapshot, (snapshot.job_id, snapshot.step, snapshot.attempt)) is not None:
+        return flags, []  # tried again after a commit whose answer was lost
     session.add(snapshot)
     session.flush()
     newest_first = session.scalars(
@@ -243,6 +253,8 @@ def add_checkpoint(
     session: Session, claim: Claim, model: Model, checkpoint: Checkpoint, keep: int, samples: Sequence[NewEvent] = ()
 ) -> Flags | None:
     """Publish a checkpoint's model, and end those that retention does not keep (the janitor removes their objects)."""
+    if has_checkpoint(session, claim.job_id, checkpoint.step):
+        return report(session, claim)  # tried again after a commit whose answer was lost
     event = NewEvent(f"Checkpoint created at step {checkpoint.step} with Snapshot ID: {model.id}")
     flags = report(session, claim, [event, *samples])
     if flags is None:
@@ -342,6 +354,11 @@ def stop(session: Session, claim: Claim, why: Literal["cancelled", "paused", "dr
         lease_until=None, worker_id=None, estimated_finish=None, spent_s=spent_s(), **values,
     )  # fmt: skip
     return job is not None
+
+
+def reported_step(session: Session, job_id: str) -> int:
+    """The last step whose metrics are written."""
+    return session.scalar(select(Job.reported_step).where(Job.id == job_id)) or 0
 
 
 def reported_losses(session: Session, job_id: str, after_step: int) -> dict[int, float]:

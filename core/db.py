@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from sqlite3 import Connection as SqliteConnection
 
+from psycopg.errors import ReadOnlySqlTransaction
 from sqlalchemy import Double, create_engine, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -21,6 +22,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from core import tenancy
 from core.errors import Unavailable
 
 
@@ -61,7 +63,7 @@ class Database:
                 pool_timeout=5.0,
                 connect_args={
                     "connect_timeout": 5,
-                    "options": "-c idle_in_transaction_session_timeout=60000",
+                    "options": f"-c idle_in_transaction_session_timeout=60000 -c {tenancy.SETTING}={tenancy.EVERY}",
                 },
             )
 
@@ -84,15 +86,23 @@ class Database:
             with self.engine.connect() as connection:
                 if self.is_sqlite:
                     connection.exec_driver_sql(sqlite_begin)
+                tenancy.hold(connection)
                 with Session(connection, expire_on_commit=False) as session:
-                    yield session
-                    session.flush()
-                    connection.commit()
+                    try:
+                        yield session
+                        session.flush()
+                        connection.commit()
+                    except BaseException:
+                        # New rows are new again: given to another try as they are, they would not be inserted
+                        session.rollback()
+                        raise
         except (OperationalError, InterfaceError, PoolTimeout) as error:
             raise Unavailable("the database cannot be reached", code="database_unavailable") from error
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise Unavailable("the database went away", code="database_unavailable") from error
+            if isinstance(error.orig, ReadOnlySqlTransaction):  # a standby, or a server that an operator froze
+                raise Unavailable("the database takes no writes now", code="database_unavailable") from error
             raise
 
     def check(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from core import ids
@@ -21,6 +21,7 @@ from core.models import ApiKey, Project
 
 DEFAULT = "default"  # the first project's name and slug
 SHOWN = 15  # characters of a key that may be shown again: the mark "sk-attune-" and five of its id
+MAX_KEYS = 1000  # of a project, in force at once
 SEEN_EVERY_S = 60.0  # `last_used_at` is no finer than this, so that reading does not become writing
 
 
@@ -112,7 +113,10 @@ def create_key(
     scopes: Sequence[Scope] = USUAL,
     expires_in_s: float | None = None,
 ) -> tuple[ApiKey, str]:
-    """(the row, the key itself, which nothing can show again)."""
+    """(the row, the key itself, which nothing can show again). Raises the 400 of a project that has enough."""
+    held = select(func.count()).where(ApiKey.project_id == project.id, ApiKey.revoked_at.is_(None))
+    if not is_operator and (session.scalar(held) or 0) >= MAX_KEYS:
+        raise AttuneError(f"A project has at most {MAX_KEYS} keys; revoke one of them first.", code="too_many_keys")
     key_id, key = ids.new_key()
     parts = ids.key_parts(key)
     assert parts is not None

@@ -54,6 +54,16 @@ def test_an_admin_manages_the_keys_of_its_project(web: Place, led: Tenant, tenan
             assert answer.json()["error"]["param"].startswith(next(iter(wrong)))
 
 
+def test_a_project_has_a_bounded_number_of_keys(led: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projects, "MAX_KEYS", 2)  # one of them is the admin's own
+    with led.http as http:
+        answers = [http.post("/v1/attune/keys", json={"name": "more"}) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 400]
+        assert answers[1].json()["error"]["code"] == "too_many_keys"
+        http.delete(f"/v1/attune/keys/{answers[0].json()['id']}")
+        assert http.post("/v1/attune/keys", json={"name": "more"}).status_code == 200
+
+
 def test_an_admin_of_the_operators_project_does_not_touch_operators(web: Place) -> None:
     with web.operator as http:
         operator = next(key for key in http.get("/v1/attune/keys").json()["data"] if key["is_operator"])

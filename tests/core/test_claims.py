@@ -13,10 +13,10 @@ from sqlalchemy.exc import DatabaseError
 from core import claims, jobs, losses, migrate
 from core.claims import Claim, WorkerFacts
 from core.db import Database, db_now, open_database
-from core.errors import AttuneError, NotFound
+from core.errors import AttuneError, NotFound, Unavailable
 from core.holding import Holding
 from core.jobs import NewEvent
-from core.models import TERMINAL, TRANSITIONS, Job, JobEvent, JobStatus
+from core.models import TERMINAL, TRANSITIONS, Job, JobEvent, JobStatus, Snapshot
 from tests.core.rows import WORKER, add_file, add_job, add_project, queued_job
 
 
@@ -49,6 +49,31 @@ def event_seqs(database: Database, job_id: str) -> list[int]:
 
 def test_the_tables_are_what_the_migrations_make(database: Database) -> None:
     assert migrate.missing_changes(database) == []
+
+
+def test_a_write_tried_again_is_made_once_whether_or_not_the_first_came_through(database: Database) -> None:
+    queued_job(database)
+    claim = claim_one(database)
+    assert claim is not None
+    row = Snapshot(job_id=claim.job_id, step=5, attempt=claim.attempt, storage_key="key", bytes=1, sha256="0" * 64)
+
+    def write(*, comes_through: bool) -> None:
+        with database.begin() as session:
+            assert claims.add_snapshot(session, claim, row, keep=2) is not None
+            if not comes_through:
+                raise Unavailable("the connection ended at the commit")
+
+    def snapshots() -> int:
+        with database.read() as session:
+            return len(session.scalars(select(Snapshot)).all())
+
+    with pytest.raises(Unavailable):
+        write(comes_through=False)
+    assert snapshots() == 0
+    write(comes_through=True)
+    assert snapshots() == 1
+    write(comes_through=True)  # the answer to the commit was lost
+    assert snapshots() == 1
 
 
 def test_many_workers_claim_each_job_once(database: Database) -> None:
@@ -119,6 +144,24 @@ def test_every_write_of_a_lost_attempt_is_refused(database: Database) -> None:
     assert job_of(database, job_id).status == JobStatus.RUNNING
     with database.begin() as session:
         assert second.beat(session, 60) is not None
+
+
+def test_a_preparation_that_was_lost_writes_nothing_more(database: Database) -> None:
+    """Nobody has claimed it since: status and attempt are still those of the lost claim."""
+    with database.begin() as session:
+        job_id = add_job(session).id
+        claim = claims.claim_preparation(session, "prepare", 60)
+    assert claim is not None
+    with database.begin() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(lease_until=db_now() - 1))
+        assert losses.end_expired(session) == 1
+    with database.begin() as session:
+        assert claim.beat(session, 60) is None
+        assert not losses.lose(session, claim, "late")
+        assert not claims.fail(session, claim, code="x", message="late")
+        again = claims.claim_preparation(session, "other", 60)
+    assert again is not None
+    assert (again.job_id, again.attempt) == (job_id, 2)
 
 
 def test_an_expired_lease_is_lost_and_three_at_one_step_are_the_end(database: Database) -> None:
