@@ -21,7 +21,7 @@ CUDA_MICRO_TOKENS = (LEAST_MICRO_TOKENS, 16384)
 CPU_SHARE, CUDA_SHARE = 0.5, 0.85  # of the device's memory that a run may plan with
 LOGITS_ELEMENTS = 1 << 26  # of one chunk of the loss
 RUNTIME_BYTES = 512 * 1024**2  # the program and its libraries, before any model
-CPU_RUNTIME_BYTES = 150 * 1024**2  # above an idle engine: the architecture's code, kernels made on first use
+CPU_RUNTIME_BYTES = 95 * 1024**2  # above an idle engine: the architecture's code, kernels made on first use
 # What an allocator takes for the tensors of a step: between those that stay it keeps holes of those that went. The
 # CPU's is measured (`make bench-plan`, glibc); the GPU's is not, and stands for the rounding of its segments.
 CPU_HEAP, GPU_HEAP = 1.7, 1.1
