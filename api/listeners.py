@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Generator, Iterable
 from contextlib import contextmanager
 
 import structlog
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 
 from api.job_object import show_event
 from core import follow
@@ -62,6 +62,7 @@ class Listeners:
         self._database = database
         self._channels: dict[str, _Channel] = {}
         self._poller: asyncio.Task[None] | None = None
+        self._thread = CapacityLimiter(1)  # of their own: events do not stand in line behind requests
 
     async def events(self, job_id: str, standing: Standing, after: int) -> AsyncGenerator[Numbered | None]:
         """The job's events after number `after`, as they come; None now and then while none comes.
@@ -118,7 +119,7 @@ class Listeners:
 
     async def _look(self) -> None:
         followed = dict(self._channels)  # others may come while the database answers
-        standings = await to_thread.run_sync(self._standings, list(followed))
+        standings = await to_thread.run_sync(self._standings, list(followed), limiter=self._thread)
         behind: dict[str, int] = {}
         for job_id, channel in followed.items():
             standing = standings.get(job_id) or Standing(channel.seq, is_over=True)
@@ -129,7 +130,7 @@ class Listeners:
                 channel.wake()
         if not behind:
             return
-        rows = await to_thread.run_sync(self._read, behind)
+        rows = await to_thread.run_sync(self._read, behind, limiter=self._thread)
         for job_id in behind:
             channel, standing = followed[job_id], standings[job_id]
             channel.add((seq, event) for its_job, seq, event in rows if its_job == job_id)
