@@ -10,7 +10,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo demo-picture up check format openapi test test-clients fuzz-api fuzz faults faults-long load bench-service bench-upload bench-doctor bench-plan bench-train bench-gpu clean
+.PHONY: help install install-dev demo demo-picture up check format openapi test test-clients fuzz-api fuzz audit faults faults-long load bench-service bench-upload bench-doctor bench-plan bench-train bench-gpu clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,7 +62,7 @@ openapi: $(VENV)/installed ## rewrite openapi.json from the code
 	$(RUN) -m api.openapi openapi.json
 
 test: $(VENV)/installed-dev ## every test, with its own Postgres, Redis and S3 server
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-clients: $(VENV)/installed-dev ## the contract by three generations of the official client; ends in one line of JSON
 	$(RUN) -m tests.contract.clients
@@ -72,6 +72,11 @@ fuzz-api: $(VENV)/installed-dev ## schemathesis over every operation, 100 exampl
 
 fuzz: $(VENV)/installed-dev ## bad input, mutated files, jobs in any order and the matrix of tenants; ends in one line of JSON
 	$(RUN) -m tests.fuzz
+
+audit: $(VENV)/installed-dev ## ask the advisory databases about every installed package
+	$(RUN) -m pip check
+	$(RUN) -m pip list --format=freeze --exclude-editable | sed 's/+[^ ]*//' > $(VENV)/audited
+	$(RUN) -m pip_audit --strict --no-deps --disable-pip --requirement $(VENV)/audited
 
 faults: $(VENV)/installed-dev ## harm a deployment in every way on the list and count what was lost; ends in one line of JSON
 	$(RUN) -m tests.faults

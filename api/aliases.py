@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import StringConstraints
 
 from api.parts import Caller, Within
-from api.wire import Deleted, Ours, Shown
+from api.wire import Deleted, Ours, Page, Shown, ends
 from core import aliases
 from core.alias_models import ModelAlias
 from core.storable import ModelId
@@ -38,12 +38,8 @@ class AliasObject(Shown):
     usable: bool  # false: the model was deleted, or is no longer shared with the project
 
 
-class AliasList(Shown):
-    object: Literal["list"] = "list"
-    data: list[AliasObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
+class AliasList(Page[AliasObject]):
+    pass
 
 
 def _show(row: ModelAlias, *, usable: bool = True) -> AliasObject:
@@ -74,9 +70,7 @@ def list_aliases(
         rows, has_more = aliases.page(session, caller.project_id, after=after, limit=limit)
         usable = aliases.usable(session, caller.project_id, [row.target for row in rows])
     data = [_show(row, usable=row.target in usable) for row in rows]
-    return AliasList(
-        data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=has_more
-    )
+    return AliasList(data=data, **ends(data), has_more=has_more)
 
 
 # :path, since a name may hold slashes, and some clients encode them and some do not

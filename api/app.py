@@ -18,6 +18,7 @@ from api import (
     chat,
     docs,
     doctor,
+    doctor_at_once,
     embed,
     errors,
     files,
@@ -49,6 +50,7 @@ from api.parts import Parts
 from api.rate_limit import RateLimit
 from api.recent import Recent
 from api.replay import Replay
+from api.told_to_stop import when_told_to_stop
 from api.unchanged import Unchanged
 from api.webhook_sender import Sender
 from core import catalog, completions
@@ -82,6 +84,7 @@ def create_app(
         async with AsyncExitStack() as stack:
             if with_dashboard:
                 await stack.enter_async_context(_dashboard(app))
+            stack.enter_context(when_told_to_stop(parts.listeners.end))
             try:
                 yield
             finally:
@@ -119,6 +122,7 @@ def create_app(
         aliases,
         stored_completions,
         doctor,
+        doctor_at_once,
         embed,
         sessions,
         sample_data,

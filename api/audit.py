@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.access import Route
 from api.parts import Caller, Parts, Within
-from api.wire import Shown
+from api.wire import Page, Shown, ends
 from core import audit
 from core.audit import Call
 from core.db import Database
@@ -46,12 +46,8 @@ class AuditObject(Shown):
     request_id: str
 
 
-class AuditList(Shown):
-    object: Literal["list"] = "list"
-    data: list[AuditObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
+class AuditList(Page[AuditObject]):
+    pass
 
 
 def _show(row: AuditEntry) -> AuditObject:
@@ -83,12 +79,7 @@ def list_audit_log(
     with parts.database.read() as session:
         rows, has_more = audit.page(session, asked, after=after, limit=limit)
     data = [_show(row) for row in rows]
-    return AuditList(
-        data=data,
-        first_id=data[0].id if data else None,
-        last_id=data[-1].id if data else None,
-        has_more=has_more,
-    )
+    return AuditList(data=data, **ends(data), has_more=has_more)
 
 
 class Audited:

@@ -20,7 +20,7 @@ from api.audit import Audited
 from api.body import Body, Pace, too_large
 from api.errors import error_response
 from api.parts import Parts
-from core import embeds, ids, projects, sign_ins
+from core import embeds, ids, projects, sign_ins, tenancy
 from core.db import Database
 from core.errors import AttuneError
 from core.projects import Principal
@@ -45,6 +45,11 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # A connection's next request can begin in the context of its last (https://github.com/python/cpython/issues/140947)
+        with tenancy.within(tenancy.EVERY):
+            await self._judge(scope, receive, send)
+
+    async def _judge(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts = cast(Parts, cast(FastAPI, scope["app"]).state.parts)
         max_bytes = _max_bytes(scope, parts.settings)
         body = Body(scope, receive, max_bytes, self._pace)
@@ -77,7 +82,14 @@ class Gate:
             answer = error_response(error)
         if audited is not None:  # refusals, too
             answer = Audited(answer, parts, *audited)
-        await answer(scope, body.receive, send)
+        with tenancy.within(_held_within(scope)):
+            await answer(scope, body.receive, send)
+
+
+def _held_within(scope: Scope) -> str:
+    """A tenant's request sees the rows of its project; an operator's, and one that needs no key, every row."""
+    principal = scope["state"].get("principal")
+    return tenancy.EVERY if principal is None or principal.is_operator else principal.project_id
 
 
 async def _who(parts: Parts, headers: Headers) -> Principal:

@@ -11,7 +11,7 @@ from api.form import Lifetime
 from api.job_object import seconds
 from api.parts import Caller, Within
 from api.replay import AsAsked
-from api.wire import Shown
+from api.wire import Page, Shown, ends
 from core import batches, completions, replay
 from core.batch_models import Batch, BatchStatus
 from core.errors import AttuneError
@@ -106,12 +106,8 @@ class BatchObject(Shown):
     metadata: dict[str, Any] | None
 
 
-class BatchList(Shown):
-    object: Literal["list"] = "list"
-    data: list[BatchObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
+class BatchList(Page[BatchObject]):
+    pass
 
 
 def show_batch(row: Batch) -> BatchObject:
@@ -177,12 +173,7 @@ def list_batches(
     with parts.database.read() as session:
         rows, has_more = batches.page(session, caller.project_id, after=after, limit=limit)
     data = [show_batch(row) for row in rows]
-    return BatchList(
-        data=data,
-        first_id=data[0].id if data else None,
-        last_id=data[-1].id if data else None,
-        has_more=has_more,
-    )
+    return BatchList(data=data, **ends(data), has_more=has_more)
 
 
 @router.get("/{batch_id}")

@@ -18,7 +18,7 @@ from api.openapi import DOWNLOAD
 from api.parts import Caller, Parts, Within
 from api.receive import receive_upload
 from api.replay import asked, once
-from api.wire import Deleted, Shown
+from api.wire import Deleted, Page, Shown, ends
 from core import crash_points, files, projects, quotas, replay
 from core.db import Session
 from core.errors import AttuneError, NotFound, Unavailable
@@ -60,12 +60,8 @@ class FileObject(Shown):
     attune: FileAttune
 
 
-class FileList(Shown):
-    object: Literal["list"] = "list"
-    data: list[FileObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
+class FileList(Page[FileObject]):
+    pass
 
 
 def show_file(row: File) -> FileObject:
@@ -166,12 +162,7 @@ def list_files(
     with parts.database.read() as session:
         rows, has_more = files.page(session, caller.project_id, purpose=purpose, after=after, limit=limit, order=order)
     data = [show_file(row) for row in rows]
-    return FileList(
-        data=data,
-        first_id=data[0].id if data else None,
-        last_id=data[-1].id if data else None,
-        has_more=has_more,
-    )
+    return FileList(data=data, **ends(data), has_more=has_more)
 
 
 @router.get("/{file_id}")

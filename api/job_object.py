@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from api.wire import Shown
+from api.wire import Page, Shown
 from core.models import Checkpoint, Job, JobEvent, JobStatus
 from core.protocol import FinalReport
 from core.spec import Hyperparameters, JobSpec, Method, Resolved, ShownDpoHyperparameters, ShownHyperparameters
@@ -126,12 +126,8 @@ class EventList(Shown):
     has_more: bool
 
 
-class CheckpointList(Shown):
-    object: Literal["list"] = "list"
-    data: list[CheckpointObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
+class CheckpointList(Page[CheckpointObject]):
+    pass
 
 
 def seconds(time: float | None) -> int | None:

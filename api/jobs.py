@@ -25,7 +25,7 @@ from api.job_object import (
 from api.job_request import CreateJob
 from api.parts import Caller, Within
 from api.replay import AsAsked
-from api.wire import written
+from api.wire import ends, written
 from core import crash_points, dry_run, intake, jobs, published, replay
 from core.dry_run import PlanObject
 from core.models import JobStatus
@@ -147,9 +147,4 @@ def list_checkpoints(
         job = jobs.get(session, caller.project_id, fine_tuning_job_id)
         rows, has_more = published.checkpoints_page(session, job, after=after, limit=limit)
     data = [show_checkpoint(row) for row in rows]
-    return CheckpointList(
-        data=data,
-        first_id=data[0].id if data else None,
-        last_id=data[-1].id if data else None,
-        has_more=has_more,
-    )
+    return CheckpointList(data=data, **ends(data), has_more=has_more)

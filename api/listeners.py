@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Generator, Iterable
 from contextlib import contextmanager
+from contextvars import Context
 
 import structlog
 from anyio import CapacityLimiter, to_thread
@@ -63,6 +64,13 @@ class Listeners:
         self._channels: dict[str, _Channel] = {}
         self._poller: asyncio.Task[None] | None = None
         self._thread = CapacityLimiter(1)  # of their own: events do not stand in line behind requests
+        self._is_ending = False
+
+    def end(self) -> None:
+        """The process is told to stop: those who listen come back to the next one, from the event they heard last."""
+        self._is_ending = True
+        for channel in self._channels.values():
+            channel.wake()
 
     async def events(self, job_id: str, standing: Standing, after: int) -> AsyncGenerator[Numbered | None]:
         """The job's events after number `after`, as they come; None now and then while none comes.
@@ -81,7 +89,7 @@ class Listeners:
                     yield seq, event
                 if after < channel.seq and events:
                     continue
-                if channel.is_over:  # or erased with its project
+                if channel.is_over or self._is_ending:  # or erased with its project
                     return
                 try:
                     async with asyncio.timeout(HEARTBEAT_S):
@@ -94,7 +102,8 @@ class Listeners:
         channel = self._channels.setdefault(job_id, _Channel(standing))
         channel.listeners += 1
         if self._poller is None or self._poller.done():
-            self._poller = asyncio.create_task(self._poll(), name="listeners")
+            # in a context of its own: it asks for every listener, and not within the project of the first
+            self._poller = asyncio.create_task(self._poll(), name="listeners", context=Context())
         try:
             yield channel
         finally:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from api.parts import Caller, Within, concerns
-from api.wire import Deleted, Shown
+from api.wire import Deleted, Page, Shown, ends
 from core import sharing
 from core.models import CheckpointPermission
 from core.storable import Text
@@ -31,22 +31,13 @@ class PermissionObject(Shown):
     project_id: str
 
 
-class PermissionList(Shown):
-    object: Literal["list"] = "list"
-    data: list[PermissionObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
+class PermissionList(Page[PermissionObject]):
+    pass
 
 
 def _listed(rows: list[CheckpointPermission], has_more: bool) -> PermissionList:
     data = [PermissionObject(id=row.id, created_at=int(row.created_at), project_id=row.project_id) for row in rows]
-    return PermissionList(
-        data=data,
-        first_id=data[0].id if data else None,
-        last_id=data[-1].id if data else None,
-        has_more=has_more,
-    )
+    return PermissionList(data=data, **ends(data), has_more=has_more)
 
 
 @router.post("")

@@ -11,9 +11,9 @@ from api.job_request import AttuneChoices, CreateJob, MethodChoice
 from api.parts import Caller, Within
 from api.wire import Ours
 from core import dry_run
+from core.data_counts import DataCounts
 from core.dry_run import Given, PlanObject
 from core.errors import AttuneError
-from core.plan import DataCounts
 from core.spec import BasicChoices
 from core.storable import FileId, ModelId
 

@@ -5,25 +5,21 @@ The routes answer as for a project without any, so that a client's loop over the
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from api.parts import Caller
-from api.wire import Shown
+from api.wire import Page
 from core.errors import NotFound
 
 router = APIRouter(prefix="/v1/chat/completions", tags=["chat"])
 Limit = Annotated[int, Query(ge=1, le=100)]
 
 
-class StoredCompletionList(Shown):
-    object: Literal["list"] = "list"
-    data: list[dict[str, Any]]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
+class StoredCompletionList(Page[dict[str, Any]]):
+    pass
 
 
 @router.get("")

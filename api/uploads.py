@@ -19,10 +19,11 @@ from core import ids, uploads
 from core.compose import compose
 from core.errors import AttuneError, Unavailable
 from core.files import Received
-from core.models import File, Upload, UploadStatus
+from core.models import File
 from core.objects import Stored
 from core.storable import Name, Text
 from core.storage import StorageMissing
+from core.upload_models import Upload, UploadStatus
 from core.uploads import MAX_PART_BYTES, Declared
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])

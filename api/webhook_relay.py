@@ -26,6 +26,7 @@ AT_ONCE = 25  # deliveries to one endpoint that are read and settled together â€
 LONG_S = 5.0  # â€¦ if they take no longer
 IN_A_ROW = 4  # such rounds under one claim
 FORGET_EVERY_S = 3600.0
+RENEW_EVERY_S = webhook_queue.LEASE_S / 3
 STOP_S = 5.0
 
 
@@ -39,7 +40,8 @@ class Relay:
         self._stopping = threading.Event()
         self._poked = threading.Event()
         self._lock = threading.Lock()
-        self._working: dict[threading.Thread, bool] = {}  # thread -> its endpoint has failed lately
+        self._working: dict[threading.Thread, EndpointClaim] = {}
+        self._renewed_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="webhook-relay", daemon=True)
 
     def start(self) -> None:
@@ -75,6 +77,7 @@ class Relay:
             self._poked.wait(self._look_every_s)
 
     def _look(self) -> None:
+        self._renew()
         with self._database.read() as session:
             if not webhook_queue.has_work(session):
                 return
@@ -84,7 +87,7 @@ class Relay:
             crash_points.here("webhook.spread")
         with self._lock:
             free = THREADS - len(self._working)
-            free_for_failing = FAILING_THREADS - sum(self._working.values())
+            free_for_failing = FAILING_THREADS - sum(one.endpoint.failures > 0 for one in self._working.values())
         if free <= 0:
             return
         with self._database.begin() as session:
@@ -92,8 +95,16 @@ class Relay:
         for claim in claims:
             thread = threading.Thread(target=self._serve, args=(claim,), name="webhook-delivery", daemon=True)
             with self._lock:
-                self._working[thread] = claim.endpoint.failures > 0
+                self._working[thread] = claim
             thread.start()
+
+    def _renew(self) -> None:
+        with self._lock:
+            held = list(self._working.values())
+        if held and time.monotonic() - self._renewed_at > RENEW_EVERY_S:
+            with self._database.begin() as session:
+                webhook_queue.renew(session, held)
+            self._renewed_at = time.monotonic()
 
     def _serve(self, claim: EndpointClaim) -> None:
         """Deliver what is due to one endpoint, one after the other, until one fails."""

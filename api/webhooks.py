@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.job_object import seconds
 from api.parts import Caller, Within
-from api.wire import Ours, Shown
+from api.wire import Ours, Page, Shown, ends
 from core import outbox, receivers, signatures, webhooks
 from core.errors import AttuneError
-from core.models import WebhookDelivery, WebhookEndpoint, WebhookEvent
 from core.storable import Name
+from core.webhook_models import WebhookDelivery, WebhookEndpoint, WebhookEvent
 
 router = APIRouter()
 _endpoints = APIRouter(tags=["webhooks"])
@@ -83,12 +83,8 @@ class EndpointWithSecret(EndpointObject):
     signing_secret: str  # in the answers to create and rotate_secret alone
 
 
-class EndpointList(Shown):
-    object: Literal["list"] = "list"
-    data: list[EndpointObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
+class EndpointList(Page[EndpointObject]):
+    pass
 
 
 class EndpointDeleted(Shown):
@@ -129,12 +125,8 @@ class DeliveryObject(Shown):
     event: dict[str, Any]  # as it is sent; its id is the webhook-id
 
 
-class DeliveryList(Shown):
-    object: Literal["list"] = "list"
-    data: list[DeliveryObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
+class DeliveryList(Page[DeliveryObject]):
+    pass
 
 
 def _shared(row: WebhookEndpoint) -> dict[str, Any]:
@@ -205,9 +197,7 @@ def list_endpoints(
     with parts.database.read() as session:
         rows, has_more = webhooks.page(session, caller.project_id, after=after, limit=limit)
     data = [_show(row) for row in rows]
-    return EndpointList(
-        data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=has_more
-    )
+    return EndpointList(data=data, **ends(data), has_more=has_more)
 
 
 @_endpoints.get("/webhook_event_types")
@@ -284,9 +274,7 @@ def list_deliveries(
         endpoint = webhooks.get(session, caller.project_id, webhook_endpoint_id)
         rows, has_more = webhooks.deliveries_page(session, endpoint, after=after, limit=limit)
     data = [_show_delivery(*row) for row in rows]
-    return DeliveryList(
-        data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=has_more
-    )
+    return DeliveryList(data=data, **ends(data), has_more=has_more)
 
 
 @_deliveries.post("/webhook_endpoints/{webhook_endpoint_id}/deliveries/{webhook_delivery_id}/redeliver")

@@ -103,12 +103,13 @@ def migrate_openai(
             own = {"OpenAI-Organization": omit, "OpenAI-Project": project or omit}
             if (start or alias_bases) and not yes:
                 _confirm(bases, folder)
-            run = Import(client.with_options(default_headers=own), folder, bases, errors)
+            here = client.with_options(default_headers=own)
+            run = Import(here, folder, bases, errors, start=start, alias_bases=alias_bases)
             run.store_files()
-            run.start_jobs(start=start)
+            run.name_models()  # of an earlier run's jobs: others may go on from them
+            run.start_jobs()
             if wait:
                 run.wait()
-            run.name_models(bases=alias_bases)
     except KeyboardInterrupt:
         errors.print("\nInterrupted. What was done is kept: run the same command again to go on.")
         raise typer.Exit(130) from None

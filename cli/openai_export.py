@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from cli.connection import status_line
 
 ENDED = ("succeeded", "failed", "cancelled")
 PAGE = 100
+BLOCK_BYTES = 1024 * 1024
 # What a single object may answer without anything being wrong with the key or the service
 GONE = (openai.BadRequestError, openai.PermissionDeniedError, openai.NotFoundError)
 
@@ -101,7 +102,7 @@ class Export:
             known = file or client.files.retrieve(file_id)
             found = ExportedFile(id=file_id, filename=known.filename, bytes=known.bytes)
             if not is_here:
-                _write(self._files / f"{file_id}.jsonl", client.files.content(file_id).read())
+                _download(client, file_id, self._files / f"{file_id}.jsonl")
         except GONE as error:
             found.missing = status_line(error)
         _write_json(record, found.to_dict(mode="json"))
@@ -111,7 +112,7 @@ class Export:
         path = self._results / f"{file_id}.csv"
         if not path.exists():
             try:
-                _write(path, client.files.content(file_id).read())
+                _download(client, file_id, path)
             except GONE:
                 return  # a record of the past, which nothing here depends on
 
@@ -145,15 +146,21 @@ def _job_of(record: dict[str, Any]) -> ExportedJob:
     return ExportedJob(FineTuningJob.construct(**record["job"]), checkpoints)
 
 
+def _download(client: OpenAI, file_id: str, path: Path) -> None:
+    """In pieces: OpenAI holds files of up to 8 GB."""
+    with client.files.with_streaming_response.content(file_id) as content:
+        _write(path, content.iter_bytes(BLOCK_BYTES))
+
+
 def _write_json(path: Path, content: object) -> None:
-    _write(path, json.dumps(content, indent=2, ensure_ascii=False).encode())
+    _write(path, [json.dumps(content, indent=2, ensure_ascii=False).encode()])
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: Iterable[bytes]) -> None:
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            file.writelines(content)
         os.replace(part, path)
     except BaseException:
         os.unlink(part)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -24,6 +25,7 @@ ORIGIN = "openai_job"  # the key in a job's metadata that names what it was at O
 MAX_METADATA = 16
 METHODS = ("supervised", "dpo")
 POLL_S = 2.0
+WHOLE_FILE_BYTES = 512 * 1024 * 1024  # what one request may bring here; a larger file is sent in parts
 _HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier", "beta")
 
 
@@ -46,6 +48,10 @@ class JobLine(BaseModel):
     model: str | None = None
     note: str | None = None  # why there is no job here
 
+    def show(self, job: FineTuningJob) -> None:
+        """`job`: what it is here."""
+        self.job, self.status, self.model, self.base = job.id, job.status, job.fine_tuned_model, job.model
+
 
 class AliasLine(BaseModel):
     alias: str
@@ -54,26 +60,40 @@ class AliasLine(BaseModel):
 
 
 class Import:
-    """One run. `bases`: of OpenAI's base models to ours. The steps in their order: files, start, wait, name."""
+    """One run: `store_files`, then `start_jobs` and `name_models`, and `wait` for all that hangs on them.
 
-    def __init__(self, client: OpenAI, export: Export, bases: dict[str, str], console: Console) -> None:
+    `bases`: OpenAI's base models -> ours. `start`: train again what succeeded there, and not only look it up.
+    `alias_bases`: our bases answer to the names of OpenAI's, too.
+    """
+
+    def __init__(
+        self,
+        client: OpenAI,
+        export: Export,
+        bases: dict[str, str],
+        console: Console,
+        *,
+        start: bool = False,
+        alias_bases: bool = False,
+    ) -> None:
         self._client = client
         self._export = export
         self._bases = bases
         self._console = console
+        self._start_again = start
+        self._alias_bases = alias_bases
         self._jobs = export.jobs()
-        self._here = _started_before(client)
         self._aliases = aliases.every_alias(client)
         self._usable = {model.id for model in client.models.list()}
+        self._tried: set[str] = set()  # once in a run, whatever becomes of it
+        here = _started_before(client)
         self.files: dict[str, FileLine] = {}
-        self.jobs: list[JobLine] = []
+        self.jobs = [_line_of(exported.job, here.get(exported.job.id)) for exported in self._jobs]
         self.aliases: list[AliasLine] = []
 
     def store_files(self) -> None:
         """Every training and validation file that there is content of, once."""
         known = {_sha256_of(file): file for file in self._client.files.list(purpose="fine-tune")}
-        # None again: the request that was lost may have stored the file, which the next run would find
-        once = self._client.with_options(max_retries=0)
         for file in self._export.files():
             line = FileLine(openai_file=file.id, filename=file.filename, note=file.missing)
             path = self._export.content(file.id)
@@ -81,8 +101,7 @@ class Import:
                 sha256 = sha256_of(path)
                 if sha256 not in known:
                     try:
-                        with path.open("rb") as content:
-                            known[sha256] = once.files.create(file=(_name(file), content), purpose="fine-tune")
+                        known[sha256] = self._send(path, _name(file))
                     except openai.BadRequestError as error:
                         line.note = f"refused here: {status_line(error)}"
                     else:
@@ -91,26 +110,32 @@ class Import:
                     line.file, line.note = known[sha256].id, _fault_of(known[sha256])
             self.files[file.id] = line
 
-    def start_jobs(self, *, start: bool) -> None:
-        """Each job that succeeded at OpenAI, once; without `start`, only what was started before is looked up."""
-        for exported in self._jobs:
-            old = exported.job
-            line = JobLine(
-                openai_job=old.id, openai_status=old.status, openai_model=old.fine_tuned_model, base=old.model
-            )
-            self.jobs.append(line)
-            ours = self._here.get(old.id)
-            if ours is None or ours.status == "failed":
-                line.note = self._obstacle(exported) or (None if start else "not started here; give --start")
-                if line.note is None:
-                    try:
-                        ours = self._start(exported)
-                    except (openai.BadRequestError, openai.NotFoundError) as error:
-                        line.note = f"refused here: {status_line(error)}"
-            if ours is not None:
-                self._here[old.id] = ours
-                line.job, line.status, line.model = ours.id, ours.status, ours.fine_tuned_model
-                line.base = ours.model
+    def _send(self, path: Path, name: str) -> FileObject:
+        if path.stat().st_size <= WHOLE_FILE_BYTES:
+            # Not again by itself: a request whose answer was lost may have stored the file, which the next run finds
+            once = self._client.with_options(max_retries=0)
+            with path.open("rb") as content:
+                return once.files.create(file=(name, content), purpose="fine-tune")
+        upload = self._client.uploads.upload_file_chunked(
+            file=path, filename=name, mime_type="application/jsonl", purpose="fine-tune"
+        )
+        assert upload.file is not None, "a completed upload has its file"
+        return upload.file
+
+    def start_jobs(self) -> None:
+        """Each job that succeeded at OpenAI, once; one that goes on from another's model once that name answers."""
+        for exported, line in zip(self._jobs, self.jobs, strict=True):
+            if line.openai_job in self._tried or (line.job is not None and line.status != "failed"):
+                continue
+            line.note = self._obstacle(exported)
+            if line.note is None and not self._start_again:
+                line.note = "not started here; give --start"
+            if line.note is None:
+                self._tried.add(line.openai_job)
+                try:
+                    line.show(self._start(exported))
+                except (openai.BadRequestError, openai.NotFoundError) as error:
+                    line.note = f"refused here: {status_line(error)}"
 
     def _obstacle(self, exported: ExportedJob) -> str | None:
         """Why the job cannot be started here."""
@@ -125,10 +150,19 @@ class Import:
                 return f"{file_id}: {line.note if line else 'it is not in the export'}"
         base = self._base_of(job)
         if base is None:
-            return f"it goes on from {job.model}, which has no alias here yet; run this again once it has"
+            return self._unanswered(job.model)
         if base not in self._usable:
             return f"no base of ours for {job.model}: give --map {job.model}=BASE, one that `attune models list` shows"
         return None
+
+    def _unanswered(self, model: str) -> str:
+        """What a job waits for that goes on from `model`, when no alias here has that name."""
+        earlier = next((line for line in self.jobs if line.openai_model == model), None)
+        if earlier is None or earlier.job is None or earlier.status is None or earlier.status == "succeeded":
+            return f"it goes on from {model}, which nothing here answers to; `attune aliases set` may change that"
+        if earlier.status in ENDED:
+            return f"it goes on from {model}, whose job here, {earlier.job}, {_ended(earlier.status)}"
+        return f"it goes on from {model}: give --wait, or run this again when {earlier.job} has ended"
 
     def _base_of(self, job: FineTuningJob) -> str | None:
         if job.model.startswith("ft:"):  # continued from a fine-tuned model: here from what answers to its name
@@ -153,25 +187,30 @@ class Import:
         return job
 
     def wait(self) -> None:
-        """Until every job that was started here has ended."""
-        for line in self.jobs:
-            while line.job is not None and line.status not in ENDED:
-                job = self._client.fine_tuning.jobs.retrieve(line.job)
-                line.status, line.model = job.status, job.fine_tuned_model
-                if job.status in ENDED:
-                    self._console.print(f"{job.id} {job.status}", markup=False)
-                else:
-                    time.sleep(POLL_S)
+        """Until every job that was started here has ended, those included that go on from another's model."""
+        while at_work := [line for line in self.jobs if line.job is not None and line.status not in ENDED]:
+            for line in at_work:
+                assert line.job is not None
+                line.show(self._client.fine_tuning.jobs.retrieve(line.job))
+            ended = [line for line in at_work if line.status in ENDED]
+            for line in ended:
+                self._console.print(f"{line.job} {line.status}", markup=False)
+            if ended:
+                self.name_models()
+                self.start_jobs()
+            else:
+                time.sleep(POLL_S)
 
-    def name_models(self, *, bases: bool) -> None:
-        """Let the models here answer to their old names; with `bases`, the bases to OpenAI's too."""
+    def name_models(self) -> None:
+        """Let the models here answer to their old names."""
+        self.aliases = []
         for exported, line in zip(self._jobs, self.jobs, strict=True):
             if line.job is None or line.model is None:
                 continue
             if line.openai_model:
                 self._name(line.openai_model, line.model)
             self._name_checkpoints(exported, line.job)
-        if bases:
+        if self._alias_bases:
             for base in bases_of(self._jobs):
                 if base in self._bases and self._bases[base] in self._usable:
                     self._name(base, self._bases[base])
@@ -205,6 +244,13 @@ def bases_of(jobs: Sequence[ExportedJob]) -> dict[str, int]:
         if not exported.job.model.startswith("ft:"):
             counts[exported.job.model] = counts.get(exported.job.model, 0) + 1
     return counts
+
+
+def _line_of(job: FineTuningJob, here: FineTuningJob | None) -> JobLine:
+    line = JobLine(openai_job=job.id, openai_status=job.status, openai_model=job.fine_tuned_model, base=job.model)
+    if here is not None:
+        line.show(here)
+    return line
 
 
 def _started_before(client: OpenAI) -> dict[str, FineTuningJob]:

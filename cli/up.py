@@ -95,7 +95,7 @@ def services(settings: Settings, parts: Parts) -> list[Program]:
     level = settings.log_level.lower()
     web = (
         *(sys.executable, "-m", "uvicorn", "api.app:app", "--app-dir", str(CODE)),
-        *("--host", settings.host, "--port", str(settings.port)),
+        *("--host", settings.host, "--port", str(settings.port), "--http", "api.http_head:BoundedHead"),
         *("--log-level", level, "--no-access-log", "--timeout-graceful-shutdown", str(GRACEFUL_WEB_S)),
     )
     # threads: a prefork child does not hear a shutdown while it works. What the worker has to say is in its own

@@ -28,9 +28,10 @@ from core.batch_models import BatchPart
 from core.db import Database
 from core.durable import make_folder, sync_folder
 from core.errors import AttuneError
-from core.models import BaseModelRow, File, Job, Model, Snapshot, Upload, UploadPart, UploadStatus
+from core.models import BaseModelRow, File, Job, Model, Snapshot
 from core.objects import STAGING
 from core.settings import Settings
+from core.upload_models import Upload, UploadPart, UploadStatus
 from core.uploads import part_key
 
 FORMAT = 1

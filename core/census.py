@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 from core import servers, workers
 from core.batch_models import Batch, BatchStatus
 from core.db import db_now
-from core.models import Job, JobEvent, JobStatus, WebhookDelivery
+from core.models import Job, JobEvent, JobStatus
+from core.webhook_models import WebhookDelivery
 
 
 @dataclass(frozen=True)

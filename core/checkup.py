@@ -22,7 +22,7 @@ import redis
 from packaging.requirements import Requirement
 from sqlalchemy import select
 
-from core import readiness, servers, workers
+from core import readiness, row_security, servers, workers
 from core.db import Database, db_now
 from core.errors import AttuneError
 from core.settings import Settings
@@ -135,8 +135,25 @@ def _database(settings: Settings) -> Iterator[Finding]:
     else:
         yield Finding("clock", State.OK, f"{1000 * skew_s:+.0f} ms between the database and this machine")
     if behind == "ok":
+        if not database.is_sqlite:
+            yield _tenants(database)
         yield from _company(database)
     database.close()
+
+
+def _tenants(database: Database) -> Finding:
+    """Does the database hold tenants apart for this connection?"""
+    with database.read() as session:
+        weakness = row_security.weakness(session.connection())
+    if weakness is None:
+        return Finding("row-level security", State.OK, "each tenant's requests see its own rows")
+    return Finding(
+        "row-level security",
+        State.WARNING,
+        weakness,
+        "Connect as a role that is no superuser and has no BYPASSRLS, straight or through a pooler that passes "
+        "`options` on; the tables' owner is held too. See docs/operations.md.",
+    )
 
 
 def _company(database: Database) -> Iterator[Finding]:

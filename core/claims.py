@@ -152,8 +152,16 @@ def _claim(
 
 
 def mine(claim: Claim) -> list[ColumnElement[bool]]:
-    """The fence: this job, this attempt, still in the state that the claim put it in."""
-    return [Job.id == claim.job_id, Job.attempt == claim.attempt, Job.status == claim.job.status]
+    """The fence: this job, this attempt, still in the state that the claim put it in, its lease not ended.
+
+    A preparation that was lost stays in its state and, until it is claimed again, at its attempt.
+    """
+    return [
+        Job.id == claim.job_id,
+        Job.attempt == claim.attempt,
+        Job.status == claim.job.status,
+        Job.lease_until.is_not(None),
+    ]
 
 
 def _fenced(claim: Claim) -> Update:

@@ -9,19 +9,9 @@ from sqlalchemy import delete, exists, func, or_, select, update
 
 from core.batch_models import ENDED, Batch, BatchPart
 from core.db import Database, db_now
-from core.models import (
-    TERMINAL,
-    AuditEntry,
-    File,
-    Job,
-    Model,
-    Project,
-    Snapshot,
-    Upload,
-    UploadPart,
-    UploadStatus,
-)
+from core.models import TERMINAL, AuditEntry, File, Job, Model, Project, Snapshot
 from core.storage import Storage
+from core.upload_models import Upload, UploadPart, UploadStatus
 from core.uploads import is_over, parts_prefix
 
 BATCH = 50

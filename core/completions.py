@@ -94,16 +94,24 @@ async def ask(
     `route`: such as /v1/completions. `token`: what our own servers want to see. Raises Unavailable when none answers.
     """
     content = written_anew(body.model_copy(update={"model": asked.model}))
-    for server in asked.servers:
+    able = asked.servers if body.adapter_scale is None else list(filter(_is_ours, asked.servers))
+    if asked.servers and not able:
+        raise AttuneError(
+            f"'{body.model}' is served by a server of another make, which holds adapters at the scale that they were "
+            "trained with. Leave attune.adapter_scale out.",
+            code="adapter_scale_unsupported",
+            param="attune.adapter_scale",
+        )
+    for server in able:
         headers = {"content-type": "application/json"}
-        is_ours = server.device != servers.EXTERNAL
+        is_ours = _is_ours(server)
         if is_ours:  # our token is nobody else's to know
             headers["authorization"] = f"Bearer {token}"
         request = http.build_request("POST", server.address.rstrip("/") + route, content=content, headers=headers)
         try:
             answer = await _send(http, request)
-        except httpx.ConnectError:
-            continue  # it ended a moment ago; its row ages out
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            continue  # it ended a moment ago, and its row ages out; or an operator's is away, or its name unknown
         except httpx.TransportError as error:
             raise broken_off() from error
         if answer.status_code == 401 and is_ours:
@@ -117,11 +125,15 @@ async def ask(
     )
 
 
+def _is_ours(server: Server) -> bool:
+    return server.device != servers.EXTERNAL
+
+
 async def _send(http: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
     """Twice at most: a server may close an idle connection under a request, and asking again changes nothing."""
     try:
         return await http.send(request, stream=True)
-    except (httpx.RemoteProtocolError, httpx.ReadError):
+    except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
         return await http.send(request, stream=True)
 
 

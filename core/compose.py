@@ -12,8 +12,8 @@ from core import ids
 from core.errors import AttuneError
 from core.examples import Checker, Summary
 from core.files import FINE_TUNE, Received, storage_key
-from core.models import Upload, UploadPart
 from core.storage import Storage
+from core.upload_models import Upload, UploadPart
 from core.uploads import part_key
 
 

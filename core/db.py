@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from sqlite3 import Connection as SqliteConnection
 
+from psycopg.errors import ReadOnlySqlTransaction
 from sqlalchemy import Double, create_engine, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
@@ -23,6 +24,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from core import tenancy
 from core.errors import Unavailable
 
 POOL_SIZE = 16  # of a process; more at once only wait for each other
@@ -67,7 +69,7 @@ class Database:
                 pool_timeout=5.0,
                 connect_args={
                     "connect_timeout": 5,
-                    "options": "-c idle_in_transaction_session_timeout=60000",
+                    "options": f"-c idle_in_transaction_session_timeout=60000 -c {tenancy.SETTING}={tenancy.EVERY}",
                 },
             )
             event.listen(self.engine, "checkin", _note_rest)
@@ -101,6 +103,7 @@ class Database:
             with self.engine.connect() as connection:
                 if self.is_sqlite:
                     connection.exec_driver_sql(sqlite_begin)
+                tenancy.hold(connection)
                 with Session(connection, expire_on_commit=False) as session:
                     yield session
                     session.flush()
@@ -110,6 +113,8 @@ class Database:
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise Unavailable("the database went away", code="database_unavailable") from error
+            if isinstance(error.orig, ReadOnlySqlTransaction):  # a standby, or a server that an operator froze
+                raise Unavailable("the database takes no writes now", code="database_unavailable") from error
             raise
 
     def check(self) -> None:

@@ -42,11 +42,13 @@ def celery_app(settings: Settings) -> Celery:
             "control_folder": str(folder / "control"),
             "polling_interval": 0.1,
         }
-        url = "filesystem://"
+        url, transport = "filesystem://", "core.file_broker:Transport"
     else:
+        transport = None  # the URL's own
         options = {"socket_connect_timeout": 2, "socket_timeout": 5, "polling_interval": 0.5, "max_retries": 1}
     app = Celery("attune", broker=url, set_as_current=False)
     app.conf.update(
+        broker_transport=transport,
         broker_transport_options=options,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
@@ -74,7 +76,8 @@ class Doorbell:
         """Send one "look" to one worker; False when the broker could not take it."""
         try:
             # By `queue`: given an exchange and a routing key, Celery's router still sends to the default queue
-            self._app.send_task(LOOK, queue=queue_of(worker_id), ignore_result=True, retry=False, expires=60)
+            # Without an expiry, which would be judged by the worker's clock
+            self._app.send_task(LOOK, queue=queue_of(worker_id), ignore_result=True, retry=False)
         except (KombuError, RedisError, OSError) as error:
             log.warning("doorbell_unheard", worker=worker_id, error=str(error))
             return False

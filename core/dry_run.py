@@ -12,10 +12,11 @@ from typing import Any, Literal
 from sqlalchemy.orm import Session
 
 from core import intake, memory_plan, plan, token_lengths, workers
+from core.data_counts import DataCounts
 from core.errors import AttuneError
 from core.intake import Wanted
 from core.memory_plan import Workload
-from core.model_shape import ModelShape, trainable_parameters
+from core.model_shape import ModelShape, shape_of, trainable_parameters
 from core.models import BaseModelRow, Worker
 from core.spec import Execution, Frozen, Hyperparameters, Method, Quantization, Resolved, Training
 from core.time_plan import Queue, Rates, seconds
@@ -99,8 +100,8 @@ class PlanObject(Frozen):
 class Given:
     """Counts in place of files."""
 
-    training: plan.DataCounts
-    validation: plan.DataCounts | None
+    training: DataCounts
+    validation: DataCounts | None
 
 
 def of_files(session: Session, project_id: str, wanted: Wanted) -> PlanObject:
@@ -113,7 +114,7 @@ def of_files(session: Session, project_id: str, wanted: Wanted) -> PlanObject:
     lengths = [token_lengths.of_file(session, file, base, wanted.method, param) for file, param in files]
     if base.shape is None or any(one is None for one in lengths):
         return PlanObject(status="preparing", model=wanted.model, base_model=base.id, method=wanted.method)
-    limit = plan.longest_allowed(hyper, plan.shape_of(base.shape, base.parameters))
+    limit = plan.longest_allowed(hyper, shape_of(base.shape, base.parameters))
     fitted = [one.counts(limit, hyper.too_long) for one in lengths if one is not None]
     return _plan(session, wanted, base, hyper, fitted[0], fitted[1] if len(fitted) > 1 else None)
 
@@ -139,7 +140,7 @@ def _plan(
     training: Fitted,
     validation: Fitted | None,
 ) -> PlanObject:
-    shape = plan.shape_of(base.shape or {}, base.parameters)
+    shape = shape_of(base.shape or {}, base.parameters)
     data, held_out = training.counts, validation.counts if validation else None
     resolved, reasons = plan.resolve(hyper, data, held_out, shape, wanted.method)
     rates, alive = Rates(session), workers.alive(session)
@@ -196,7 +197,7 @@ def _simple(shape: ModelShape, resolved: Resolved) -> int | None:
     return None if resolved.lora is None else round(2 * resolved.lora.rank * math.sqrt(shape.parameters))
 
 
-def workload_of(resolved: Resolved, data: plan.DataCounts) -> Workload:
+def workload_of(resolved: Resolved, data: DataCounts) -> Workload:
     pair = 2 if resolved.method is Method.DPO else 1
     return Workload(
         longest_tokens=pair * data.longest_tokens, supervised_share=data.supervised_tokens / max(data.tokens, 1)
@@ -208,8 +209,8 @@ def _on(
     base: BaseModelRow,
     shape: ModelShape,
     resolved: Resolved,
-    data: plan.DataCounts,
-    validation: plan.DataCounts | None,
+    data: DataCounts,
+    validation: DataCounts | None,
     rates: Rates,
     queue: Queue,
     label: str | None,
@@ -265,7 +266,7 @@ def _verdict(worker: Worker, parts: dict[str, int], required: int, label: str | 
     )
 
 
-def summary(resolved: Resolved, shape: ModelShape, data: plan.DataCounts) -> dict[str, Any]:
+def summary(resolved: Resolved, shape: ModelShape, data: DataCounts) -> dict[str, Any]:
     """What a prepared job keeps of its plan, and `memory_bytes` of the least that a worker needs for it."""
     least = Execution(precision="bfloat16", micro_tokens=memory_plan.LEAST_MICRO_TOKENS, threads=1, checkpointing=True)
     return {

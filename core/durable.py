@@ -6,6 +6,7 @@ the folder store and the model downloads both rest on this.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from contextlib import suppress
@@ -13,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 
 from core import crash_points
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share of it, or a file is full
 
 
 def sync_folder(folder: Path) -> None:

@@ -29,15 +29,12 @@ from core.models import (
     Model,
     Project,
     Snapshot,
-    Upload,
-    UploadPart,
-    WebhookDelivery,
-    WebhookEndpoint,
-    WebhookEvent,
 )
 from core.plan_models import TokenCount
 from core.projects import DEFAULT
 from core.storage import Storage
+from core.upload_models import Upload, UploadPart
+from core.webhook_models import WebhookDelivery, WebhookEndpoint, WebhookEvent
 
 STOP_S = 10.0  # about what a worker needs to see the flag and to end its engine
 

@@ -27,6 +27,17 @@ Stop = Annotated[str, StringConstraints(max_length=1024)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False, strict=True)]
 
 Bias = Annotated[float, Field(ge=-100, le=100, strict=True)]
+AdapterScale = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False, strict=True)]
+
+
+class GenerationAttune(BaseModel):
+    """What of a question OpenAI has no field for. `adapter_scale`: how strongly a fine-tuned model's adapter speaks,
+    in multiples of the scale that it was trained with; 0 is the bare base, 1 the model itself.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    adapter_scale: AdapterScale | None = None
 
 
 class Generation(BaseModel):
@@ -44,6 +55,12 @@ class Generation(BaseModel):
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     logit_bias: Annotated[dict[str, Bias], Field(max_length=1024)] | None = None
+    attune: GenerationAttune | None = None
+
+    @property
+    def adapter_scale(self) -> float | None:
+        """None: as it was trained."""
+        return None if self.attune is None else self.attune.adapter_scale
 
     def check_fields(self) -> None:
         """Raises the 400 of a field that is not passed on to any server."""

@@ -13,10 +13,12 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from core import aliases, catalog, files, jobs, plan, projects, published, quotas
+from core import aliases, catalog, files, jobs, projects, published, quotas, tenancy
 from core.choices import check_choices
 from core.errors import AttuneError
 from core.jobs import Placement
+from core.learning_rate import base_learning_rate
+from core.model_shape import shape_of
 from core.models import BaseModelRow, File, Job, Model
 from core.spec import MAX_LEARNING_RATE, MAX_SEED, Hyperparameters, JobSpec, LoraSettings, Method, Resolved, Training
 
@@ -117,7 +119,7 @@ def _check_learning_rate(base: BaseModelRow, hyper: Hyperparameters, method: Met
     """Refused here when the base's size is known; else preparation, which learns it, fails the job."""
     if hyper.learning_rate_multiplier == "auto" or base.shape is None:
         return
-    base_rate = plan.base_learning_rate(plan.shape_of(base.shape, base.parameters), method, hyper.training)
+    base_rate = base_learning_rate(shape_of(base.shape, base.parameters), method, hyper.training)
     rate = hyper.learning_rate_multiplier * base_rate
     if rate > MAX_LEARNING_RATE:
         raise AttuneError(
@@ -131,7 +133,8 @@ def _check_learning_rate(base: BaseModelRow, hyper: Hyperparameters, method: Met
 
 def _continued(session: Session, start: Model, hyper: Hyperparameters) -> Hyperparameters:
     """Training goes on in the adapter that there is: its rank, scale and modules are settled."""
-    resolved = session.get_one(Job, start.job_id).resolved
+    with tenancy.across(session):  # a model that is shared was made by its owner's job
+        resolved = session.get_one(Job, start.job_id).resolved
     assert resolved is not None, "a model's job was prepared"
     settings = Resolved.model_validate(resolved).lora
     if settings is None:

@@ -115,3 +115,11 @@ def _adapted(shape: ModelShape, lora: LoraSettings) -> list[tuple[int, int]]:
             if lora.target_modules == "all-linear" or any(dotted.endswith("." + t) for t in lora.target_modules):
                 found.append(widths)
     return found
+
+
+def rounded(count: int, unit: str = "parameters") -> str:
+    """A count as people read it: 8.03 G parameters."""
+    for factor, letter in ((1_000_000_000, " G"), (1_000_000, " M"), (1_000, " k")):
+        if count >= factor:
+            return f"{count / factor:.3g}{letter} {unit}"
+    return f"{count} {unit}"

@@ -333,41 +333,6 @@ class DeviceLease(Base):
     until: Mapped[float]
 
 
-class UploadStatus(StrEnum):
-    PENDING = "pending"
-    COMPLETED = "completed"
-    CANCELLED = "cancelled"
-    EXPIRED = "expired"
-
-
-class Upload(Base):
-    """A file that comes in parts. Only a pending one takes them; the other states are final."""
-
-    __tablename__ = "uploads"
-    id: Mapped[str] = mapped_column(primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
-    status: Mapped[str] = mapped_column(String(16), index=True)
-    filename: Mapped[str]
-    purpose: Mapped[str]
-    mime_type: Mapped[str]
-    bytes: Mapped[int]  # as declared; the parts have to come to that
-    file_lifetime_s: Mapped[int | None] = mapped_column(Integer)
-    file_id: Mapped[str | None]  # what it was completed to
-    created_at: Mapped[float] = mapped_column(default=db_now())
-    expires_at: Mapped[float]
-    composing_until: Mapped[float | None]  # a completion that began in time is let end
-    swept_at: Mapped[float | None]  # when its parts were removed from storage
-
-
-class UploadPart(Base):
-    __tablename__ = "upload_parts"
-    id: Mapped[str] = mapped_column(primary_key=True)
-    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id"), index=True)
-    bytes: Mapped[int]
-    sha256: Mapped[str]
-    created_at: Mapped[float] = mapped_column(default=db_now())
-
-
 class CheckpointPermission(Base):
     """A model or checkpoint shared with another project: `project_id` may use it."""
 
@@ -375,6 +340,7 @@ class CheckpointPermission(Base):
     __table_args__ = (UniqueConstraint("model_id", "project_id"),)
     id: Mapped[str] = mapped_column(primary_key=True)
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    owner_project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)  # the model's
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
     created_at: Mapped[float] = mapped_column(default=db_now())
 
@@ -398,64 +364,6 @@ class AuditEntry(Base):
     object_id: Mapped[str | None]
     status: Mapped[int] = mapped_column(Integer)  # of the answer; 499: the client had left
     request_id: Mapped[str]
-
-
-class WebhookEvent(Base):
-    """The outbox: what moved, written in the transaction that moved it. `spread_at`: its deliveries were made."""
-
-    __tablename__ = "webhook_events"
-    __table_args__ = (Index(None, "spread_at", "created_at"),)
-    id: Mapped[str] = mapped_column(primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
-    type: Mapped[str]
-    object_id: Mapped[str]  # of the job or batch
-    status: Mapped[str] = mapped_column(String(32))
-    seq: Mapped[int] = mapped_column(Integer)  # the job's last event number at that moment
-    data: Mapped[dict[str, Any] | None]  # what `attune` says beside seq, status and project
-    created_at: Mapped[float] = mapped_column(default=db_now())
-    spread_at: Mapped[float | None]
-
-
-class WebhookEndpoint(Base):
-    """A receiver. `claim` and `claimed_until`: one web process at a time delivers to it."""
-
-    __tablename__ = "webhook_endpoints"
-    __table_args__ = (Index(None, "project_id", "created_at", "id"),)
-    id: Mapped[str] = mapped_column(primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
-    name: Mapped[str]
-    url: Mapped[str]
-    event_types: Mapped[list[Any]]
-    secret: Mapped[str]  # as it is: signing needs it
-    old_secret: Mapped[str | None]
-    old_secret_until: Mapped[float | None]
-    created_at: Mapped[float] = mapped_column(default=db_now())
-    updated_at: Mapped[float] = mapped_column(default=db_now())
-    disabled_at: Mapped[float | None]
-    disabled_reason: Mapped[str | None]
-    failures: Mapped[int] = mapped_column(Integer, default=0)  # in a row
-    claim: Mapped[int] = mapped_column(Integer, default=0)
-    claimed_until: Mapped[float] = mapped_column(default=0.0)  # after a failure: until when it rests
-
-
-class WebhookDelivery(Base):
-    """One event for one endpoint. `next_at` null: it is delivered, or given up."""
-
-    __tablename__ = "webhook_deliveries"
-    __table_args__ = (
-        UniqueConstraint("endpoint_id", "event_id"),
-        Index(None, "endpoint_id", "created_at", "id"),
-        Index(None, "next_at"),
-    )
-    id: Mapped[str] = mapped_column(primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
-    endpoint_id: Mapped[str] = mapped_column(ForeignKey("webhook_endpoints.id"))
-    event_id: Mapped[str] = mapped_column(ForeignKey("webhook_events.id"), index=True)
-    created_at: Mapped[float] = mapped_column(default=db_now())
-    tries: Mapped[int] = mapped_column(Integer, default=0)  # since it was made or asked for again
-    next_at: Mapped[float | None]
-    delivered_at: Mapped[float | None]
-    attempts: Mapped[list[Any]] = mapped_column(default=list)  # [{at, status_code, error, seconds}], the newest
 
 
 class Creation(Base):

@@ -9,33 +9,26 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import obstore
-from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
 from core import crash_points
 from core.durable import NewFile
 from core.errors import AttuneError, Unavailable
-from core.streams import READ_BYTES, Behind, Checked, StorageCorrupt, Stored, Tally, blocks_of, hashed, nothing
+from core.storage_errors import StorageConflict, StorageCorrupt, StorageMissing, Taken, answers, folder_takes, unusable
+from core.streams import READ_BYTES, Behind, Checked, Stored, Tally, blocks_of, hashed, nothing
 
 PART_BYTES = 8 * 1024 * 1024  # of a multipart upload; S3 takes 10,000 parts, so objects end at 78 GiB
 PARTS_AT_ONCE = 2  # bounds an upload's memory to a few parts
 STAGING = ".staging"  # folder store: files in the making
 _KEY = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._:@=-]*)(?:/[A-Za-z0-9][A-Za-z0-9._:@=-]*)*")
-
-
-class StorageConflict(Exception):
-    """The key already holds other bytes."""
-
-
-class StorageMissing(Exception):
-    """No object has this key."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +67,7 @@ class Storage:
         if self._folder is not None and not (self._folder / STAGING).is_dir():
             raise Unavailable(f"The storage folder {self._folder} is gone.", code="storage_unavailable")
         try:
-            with _answers(self.address):
+            with answers(self.address):
                 next(iter(obstore.list(self._store, ".probe", chunk_size=1)), None)
         except Unavailable as error:
             if "NoSuchBucket" in str(error.__cause__):
@@ -100,7 +93,7 @@ class Storage:
             with self._new_file() as new:
                 for chunk in chunks:
                     tally.add(chunk)
-                    with _folder_takes(key):
+                    with folder_takes(key):
                         new.write(chunk)
                 return self._publish(new, key, tally.stored())
         stream = iter(chunks)
@@ -123,7 +116,7 @@ class Storage:
                     writer.write(chunk)
                 whole = True
                 self._refuse_taken(key)
-        except (BaseError, _Taken) as error:
+        except (BaseError, Taken) as error:
             return self._settle(key, tally.stored() if whole else None, error)
         return tally.stored()
 
@@ -137,7 +130,7 @@ class Storage:
 
                 def take(block: bytes) -> None:
                     tally.add(block)
-                    with _folder_takes(key):
+                    with folder_takes(key):
                         new.write(block)
 
                 async with Behind() as behind:
@@ -164,21 +157,21 @@ class Storage:
                     await writer.write(block)
                 whole = True
                 await asyncio.to_thread(self._refuse_taken, key)
-        except (BaseError, _Taken) as error:
+        except (BaseError, Taken) as error:
             return await asyncio.to_thread(self._settle, key, tally.stored() if whole else None, error)
         return tally.stored()
 
     def _new_file(self) -> NewFile:
         assert self._folder is not None
-        with _folder_takes(STAGING):
+        with folder_takes(STAGING):
             return NewFile(self._folder / STAGING)
 
     def _publish(self, new: NewFile, key: str, stored: Stored) -> Stored:
         assert self._folder is not None
         try:
-            with _folder_takes(key):
+            with folder_takes(key):
                 new.publish(self._folder / key)
-        except _Taken as error:
+        except Taken as error:
             return self._settle(key, stored, error)
         return stored
 
@@ -194,7 +187,7 @@ class Storage:
     def _refuse_taken(self, key: str) -> None:
         """Multipart uploads have no create-only mode in obstore: look just before the upload completes."""
         if self.exists(key):
-            raise _Taken(key)
+            raise Taken(key)
 
     def _settle(self, key: str, stored: Stored | None, error: Exception) -> Stored:
         """A write failed, or its key was taken. What the key holds now says which, and whether that is success.
@@ -204,7 +197,7 @@ class Storage:
                 raise StorageMissing(key)
             same = self.stat(key) == stored.bytes and hashed(self.open(key)) == stored
         except StorageMissing:
-            with _answers(key):
+            with answers(key):
                 raise error from None
         if same:
             return stored
@@ -223,7 +216,7 @@ class Storage:
         options = _range(offset, length, sha256)
         if length == 0:
             return iter(())
-        with _answers(key):
+        with answers(key):
             try:
                 result = obstore.get(self._store, _check_key(key), options=options)
             except BaseError:
@@ -235,7 +228,7 @@ class Storage:
         check = Checked(key, result.range[1] - result.range[0], sha256)
         stream = result.stream(READ_BYTES)
         while True:
-            with _answers(key):
+            with answers(key):
                 chunk = next(stream, None)
             if chunk is None:
                 break
@@ -249,7 +242,7 @@ class Storage:
         options = _range(offset, length, sha256)
         if length == 0:
             return nothing()
-        with _answers(key):
+        with answers(key):
             try:
                 result = await obstore.get_async(self._store, _check_key(key), options=options)
             except BaseError:
@@ -261,7 +254,7 @@ class Storage:
         check = Checked(key, result.range[1] - result.range[0], sha256)
         stream = aiter(result.stream(READ_BYTES))
         while True:
-            with _answers(key):
+            with answers(key):
                 chunk = await anext(stream, None)
             if chunk is None:
                 break
@@ -299,7 +292,7 @@ class Storage:
 
     def stat(self, key: str) -> int:
         """The object's size in bytes. Raises StorageMissing."""
-        with _answers(key):
+        with answers(key):
             return obstore.head(self._store, _check_key(key))["size"]
 
     def exists(self, key: str) -> bool:
@@ -313,7 +306,7 @@ class Storage:
         """The objects below `prefix`, which ends at a segment's end; "" lists all. In no promised order."""
         listing = obstore.list(self._store, _check_key(prefix) if prefix else None)
         while True:
-            with _answers(prefix):
+            with answers(prefix):
                 batch = next(listing, None)
             if batch is None:
                 return
@@ -338,11 +331,11 @@ class Storage:
 
     def _delete(self, keys: Sequence[str]) -> None:
         if self._folder is None:
-            with _answers(keys[0]):
+            with answers(keys[0]):
                 obstore.delete(self._store, keys)
             return
         for key in keys:
-            with _answers(key), suppress(FileNotFoundError):
+            with answers(key), suppress(FileNotFoundError):
                 obstore.delete(self._store, key)
 
     # Handing out
@@ -350,10 +343,6 @@ class Storage:
     def signed_url(self, key: str, seconds: int, filename: str | None = None) -> str | None:
         """An address from which a browser may GET the object for a while, or None: stream it instead."""
         return self._sign(_check_key(key), seconds, filename) if self._sign is not None else None
-
-
-class _Taken(Exception):
-    """The key holds an object already; whether that is a conflict is for `_settle` to say."""
 
 
 def _range(offset: int, length: int | None, sha256: str | None) -> obstore.GetOptions:
@@ -368,35 +357,3 @@ def _check_key(key: str) -> str:
     if len(key) > 512 or _KEY.fullmatch(key) is None:
         raise ValueError(f"not a storage key: {key!r}")
     return key
-
-
-def unusable(message: str) -> AttuneError:
-    return AttuneError(message, code="storage_misconfigured", status=500, type="server_error")
-
-
-@contextmanager
-def _answers(key: str) -> Generator[None]:
-    """Say the store's failures in our words. Details, which may name hosts, stay in the cause."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise StorageMissing(key) from error
-    except (PermissionDeniedError, UnauthenticatedError) as error:
-        message = "The object storage refuses the credentials of ATTUNE_S3_ACCESS_KEY_ID, or their rights."
-        raise Unavailable(message, code="storage_refused") from error
-    except BaseError as error:
-        raise Unavailable("The object storage does not answer.", code="storage_unavailable") from error
-    except OSError as error:
-        message = f"The storage folder cannot be read: {error.strerror}."
-        raise Unavailable(message, code="storage_unavailable") from error
-
-
-@contextmanager
-def _folder_takes(key: str) -> Generator[None]:
-    try:
-        yield
-    except FileExistsError as error:
-        raise _Taken(key) from error
-    except OSError as error:  # no room, no right, or the folder is gone
-        message = f"The storage folder does not take objects: {error.strerror}."
-        raise Unavailable(message, code="storage_unavailable") from error

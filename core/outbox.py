@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 
 from core import ids
 from core.batch_models import ENDED, Batch
-from core.models import Job, JobStatus, WebhookEvent
+from core.models import Job, JobStatus
+from core.webhook_models import WebhookEvent
 
 # Moves that are told; the first three are OpenAI's, the others ours.
 _OF_STATUS = {

@@ -6,126 +6,19 @@ Arithmetic on counts that preparation left behind: it answers at once, and the s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from core import autos
 from core.autos import CHOSEN
-from core.errors import AttuneError, InvalidExample
-from core.memory_plan import memory
-from core.model_shape import ModelShape, shape_of, trainable_parameters
-from core.spec import (
-    MAX_LEARNING_RATE,
-    Hyperparameters,
-    LoraSettings,
-    Method,
-    Resolved,
-    Training,
-)
-
-if TYPE_CHECKING:
-    from core.render import Rendered  # a plan needs no tokenizer
-
-__all__ = [
-    "Counter",
-    "DataCounts",
-    "ModelShape",
-    "base_learning_rate",
-    "memory",
-    "passes",
-    "resolve",
-    "shape_of",
-    "trainable_parameters",
-]
+from core.data_counts import DataCounts
+from core.errors import AttuneError
+from core.learning_rate import peak_rate
+from core.model_shape import ModelShape, rounded, trainable_parameters
+from core.spec import Hyperparameters, LoraSettings, Method, Resolved, Training
 
 MIN_EXAMPLES = 10
-# Learning rates for LoRA on all linear layers with scale 2, by parameters of the base: (below, rate). 2e-4 to
-# 13 B and 1e-4 above are QLoRA's (arXiv 2305.14314, appendix B); smaller bases bear more, about ten times what
-# full fine-tuning takes there (LoRA Without Regret, 2025). The first two are for models made to try things out.
-_RATES = (
-    (10_000_000, 3e-3),
-    (50_000_000, 2e-3),
-    (1_000_000_000, 5e-4),
-    (5_000_000_000, 3e-4),
-    (20_000_000_000, 2e-4),
-)
-_LARGE_RATE = 1e-4
-# Of the supervised rate: preferences are learnt by small moves away from the start. 2e-5 at 7 B lies among
-# what is used with LoRA (5e-6 in the alignment handbook's QLoRA recipe, 5e-5 in TRL's example).
-_DPO_SHARE = 0.1
-# Of LoRA's rate: what full training takes (LoRA Without Regret, 2025)
-_FULL_SHARE = 0.1
 # rsLoRA's alpha: a scale of 2 at rank 16, where it is what LoRA's own is
 _RSLORA_ALPHA = 8.0
 _BETA = 0.1  # the paper's default (arXiv 2305.18290, section 6)
-
-
-@dataclass(frozen=True)
-class DataCounts:
-    """What one pass over a file comes to, in tokens of the base."""
-
-    examples: int
-    tokens: int
-    supervised_tokens: int
-    longest_tokens: int  # of one sequence
-    longest_line: int = 0  # where that one stands; 0: not known
-    dropped_lines: tuple[int, ...] = ()  # of examples left out as too long
-    truncated_lines: tuple[int, ...] = ()  # of examples whose prompt was cut
-
-
-class Counter:
-    """Adds up rendered examples."""
-
-    def __init__(self) -> None:
-        self._examples = self._tokens = self._supervised = self._longest = self._longest_line = 0
-        self._dropped: list[int] = []
-        self._truncated: list[int] = []
-
-    def add(self, line: int, sequences: Sequence[Rendered]) -> None:
-        """Raises `InvalidExample` (no_supervised_tokens) when there is nothing to learn in the example."""
-        supervised = sum(sequence.mask.count(True) for sequence in sequences)
-        if not supervised:
-            raise InvalidExample(
-                f"line {line}: nothing in the example is trained on; give at least one assistant message weight 1",
-                code="no_supervised_tokens",
-                line=line,
-            )
-        self._examples += 1
-        self._supervised += supervised
-        for sequence in sequences:
-            length = len(sequence.token_ids)
-            self._tokens += length
-            if length > self._longest:
-                self._longest, self._longest_line = length, line
-
-    def drop(self, line: int) -> None:
-        """The example is left out."""
-        self._dropped.append(line)
-
-    def note_truncated(self, line: int) -> None:
-        """The example, which is added as well, has lost the beginning of its prompt."""
-        self._truncated.append(line)
-
-    def counts(self) -> DataCounts:
-        return DataCounts(
-            self._examples,
-            self._tokens,
-            self._supervised,
-            self._longest,
-            self._longest_line,
-            tuple(self._dropped),
-            tuple(self._truncated),
-        )
-
-
-def base_learning_rate(
-    shape: ModelShape, method: Method = Method.SUPERVISED, training: Training = Training.LORA
-) -> float:
-    """The peak rate that a multiplier of 1 stands for."""
-    rate = next((rate for below, rate in _RATES if shape.parameters < below), _LARGE_RATE)
-    share = _DPO_SHARE if method is Method.DPO else _FULL_SHARE if training is Training.FULL else 1.0
-    return rate * share
 
 
 def passes(resolved: Resolved, data: DataCounts) -> float:
@@ -159,7 +52,7 @@ def resolve(
     batch_size = _batch_size(hyper, data, n_epochs, reasons)
     steps_per_epoch = math.ceil(data.examples / batch_size)
     n_epochs, total_steps = autos.run_length(hyper, n_epochs, steps_per_epoch, reasons)
-    multiplier, rate = _learning_rate(hyper, shape, method, reasons)
+    multiplier, rate = peak_rate(hyper, shape, method, total_steps, reasons)
     beta = _beta(hyper, reasons) if method is Method.DPO else None
     quantization, double_quantization = autos.held(hyper, reasons)
     autos.explain_switches(hyper, reasons)
@@ -307,40 +200,6 @@ def _beta(hyper: Hyperparameters, reasons: dict[str, str]) -> float:
     return _BETA
 
 
-def _learning_rate(
-    hyper: Hyperparameters, shape: ModelShape, method: Method, reasons: dict[str, str]
-) -> tuple[float, float]:
-    base = base_learning_rate(shape, method, hyper.training)
-    multiplier = 1.0 if hyper.learning_rate_multiplier == "auto" else float(hyper.learning_rate_multiplier)
-    is_full = hyper.training is Training.FULL
-    rate = multiplier * base
-    if rate > MAX_LEARNING_RATE:
-        raise AttuneError(
-            f"learning_rate_multiplier {multiplier:g} times the base rate {base:g} is {rate:g}, above "
-            f"{MAX_LEARNING_RATE:g}, where training diverges; give at most {MAX_LEARNING_RATE / base:.3g}",
-            code="invalid_learning_rate",
-            param="hyperparameters.learning_rate_multiplier",
-        )
-    reasons["learning_rate_multiplier"] = (
-        "1.0 is the rate found right for this size" if hyper.learning_rate_multiplier == "auto" else CHOSEN
-    )
-    reasons["learning_rate"] = (
-        f"{rate:.1e}: {multiplier:g} times {base:g}, {_source_of_rate(shape)}"
-        + (", a tenth of what supervised training takes" if method is Method.DPO else "")
-        + (", a tenth of what LoRA takes" if is_full else "")
-    )
-    return multiplier, rate
-
-
-def _source_of_rate(shape: ModelShape) -> str:
-    size = _size(shape.parameters)
-    if shape.parameters >= 20_000_000_000:
-        return f"QLoRA's value for 33 B and more, at {size}"
-    if shape.parameters >= 5_000_000_000:
-        return f"QLoRA's value for up to 13 B, at {size}"
-    return f"about ten times what full training takes at {size} (LoRA Without Regret)"
-
-
 def _lora(hyper: Hyperparameters, data: DataCounts, shape: ModelShape, reasons: dict[str, str]) -> LoraSettings:
     choice = hyper.lora
     rank = 16 if choice.rank == "auto" else choice.rank
@@ -366,8 +225,8 @@ def _lora(hyper: Hyperparameters, data: DataCounts, shape: ModelShape, reasons: 
     lora = LoraSettings(rank=rank, scale=scale, dropout=dropout, rslora=choice.rslora, target_modules=targets)
     trainable = trainable_parameters(shape, lora)
     reasons["lora.rank"] = (
-        f"16 trains {_size(trainable)} for {_size(data.supervised_tokens, 'tokens')} to learn from; with all layers "
-        "adapted quality hardly changes from 8 to 256"
+        f"16 trains {rounded(trainable)} for {rounded(data.supervised_tokens, 'tokens')} to learn from; with all "
+        "layers adapted quality hardly changes from 8 to 256"
         if choice.rank == "auto"
         else CHOSEN
     )
@@ -392,10 +251,3 @@ def _validation_every(
     every = math.ceil(total_steps / 15)
     reasons["validation_every_steps"] = f"about {math.ceil(total_steps / every)} looks over the run"
     return every
-
-
-def _size(count: int, unit: str = "parameters") -> str:
-    for factor, letter in ((1_000_000_000, " G"), (1_000_000, " M"), (1_000, " k")):
-        if count >= factor:
-            return f"{count / factor:.3g}{letter} {unit}"
-    return f"{count} {unit}"

@@ -41,6 +41,7 @@ from core import (
 from core.batch_claims import BatchClaim
 from core.batch_models import BatchStatus
 from core.claims import Claim
+from core.data_counts import Counter, DataCounts
 from core.db import Database, open_database
 from core.doctor_work import Desk
 from core.doorbell import Doorbell
@@ -48,6 +49,7 @@ from core.errors import AttuneError, InvalidExample, Unavailable
 from core.examples import iter_examples, must_fit
 from core.holding import Holding
 from core.logs import configure_logs
+from core.model_shape import ModelShape, shape_of
 from core.models import BaseModelRow, File
 from core.plan_models import TokenCount
 from core.render import Renderer
@@ -236,7 +238,7 @@ class Preparer:
             inputs = job_files.inputs_of(session, claim.job)
         date = datetime.datetime.now(datetime.UTC).date().isoformat()
         renderer = self._renderer(base, date)
-        shape = plan.shape_of(base.shape or {}, base.parameters)
+        shape = shape_of(base.shape or {}, base.parameters)
         with tempfile.TemporaryDirectory(prefix="prepare-") as scratch:
             training = self._count(inputs.training, renderer, Path(scratch), "training_file", spec, shape)
             validation = None
@@ -273,14 +275,14 @@ class Preparer:
         return renderer
 
     def _count(
-        self, file: File, renderer: Renderer, scratch: Path, param: str, spec: JobSpec, shape: plan.ModelShape
-    ) -> plan.DataCounts:
+        self, file: File, renderer: Renderer, scratch: Path, param: str, spec: JobSpec, shape: ModelShape
+    ) -> DataCounts:
         """Render every example as the trainer will, and count. Raises InvalidExample naming the line."""
         hyper = spec.hyperparameters
         limit = plan.longest_allowed(hyper, shape)
         path = scratch / param
         self._storage.fetch(file.storage_key, path, file.sha256)
-        counter = plan.Counter()
+        counter = Counter()
         try:
             for line, example in iter_examples(path):
                 must_fit(example, spec.method, line)
@@ -301,7 +303,7 @@ class Preparer:
         return counter.counts()
 
 
-def _told(training: plan.DataCounts, validation: plan.DataCounts | None, limit: int) -> list[str]:
+def _told(training: DataCounts, validation: DataCounts | None, limit: int) -> list[str]:
     """What was left out or cut, for the job's events."""
     told = counted(training.dropped_lines, training.truncated_lines, "Training file", limit)
     if validation is not None:

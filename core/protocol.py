@@ -44,6 +44,7 @@ class TrainTask(Frozen):
     snapshot_interval_s: float = 10.0  # least time between two snapshots
     keep_snapshots: int = 2
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1"
+    memory_bytes: int | None = None  # of the device that the run may plan with; None: all
 
 
 class Train(Frozen):
@@ -127,6 +128,14 @@ class SnapshotSaved(Frozen):
     step: int
     folder: str
     manifest_sha256: str
+
+
+class SnapshotFailed(Frozen):
+    """There was no room for a snapshot. The one before it stands, and training goes on."""
+
+    report: Literal["snapshot_failed"] = "snapshot_failed"
+    step: int
+    reason: str
 
 
 class Sample(Frozen):
@@ -219,12 +228,20 @@ class FinalReport(Frozen):
     perplexities: dict[Quantization, float | None] | None = None  # by how the base is held, on the probe set
 
 
-Report = Annotated[
-    Ready | Started | Step | SnapshotSaved | CheckpointSaved | Message | Trained | Stopped | Failed | Proof,
-    Field(discriminator="report"),
-]
+_AnyReport = (
+    Ready
+    | Started
+    | Step
+    | SnapshotSaved
+    | SnapshotFailed
+    | CheckpointSaved
+    | Message
+    | Trained
+    | Stopped
+    | Failed
+    | Proof
+)
+Report = Annotated[_AnyReport, Field(discriminator="report")]
 
 parse_command: TypeAdapter[Train | Prove | Stop | Exit] = TypeAdapter(Command)
-parse_report: TypeAdapter[
-    Ready | Started | Step | SnapshotSaved | CheckpointSaved | Message | Trained | Stopped | Failed | Proof
-] = TypeAdapter(Report)
+parse_report: TypeAdapter[_AnyReport] = TypeAdapter(Report)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
+from core import tenancy
 from core.alias_models import ModelAlias
 from core.db import db_now
 from core.errors import AttuneError, NotFound
@@ -69,7 +70,8 @@ def delete(session: Session, project_id: str, model_id: str) -> None:
     model = session.scalar(select(Model).where(Model.id == model_id, Model.deleted_at.is_(None)).with_for_update())
     if model is None:  # deleted a moment ago
         raise no_such_model(model_id)
-    user = session.scalar(select(Job).where(Job.model == model_id, Job.status.not_in(TERMINAL)).limit(1))
+    with tenancy.across(session):  # it may be a guest's
+        user = session.scalar(select(Job).where(Job.model == model_id, Job.status.not_in(TERMINAL)).limit(1))
     if user is not None:
         shown = f"the job {user.id}" if user.project_id == project_id else "a job of a project that it is shared with"
         raise AttuneError(

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from core.chat_template import Template, TextRenderer
@@ -27,26 +25,9 @@ from core.jsonl import Json
 from core.template_folder import freeze, load_tokenizer
 from core.template_probe import probe_turn, shows_arguments
 from core.tool_form import ToolForm, learn
+from core.turns import Rendered, Turn, TurnMasks
 
 __all__ = ["Rendered", "Renderer", "Template"]
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """One sequence to train on. `mask[i]` is True where the loss of predicting `token_ids[i]` counts; never at 0."""
-
-    token_ids: list[int]
-    mask: list[bool]
-
-
-@dataclass(frozen=True)
-class _Turn:
-    """A supervised turn as text: what is served, and what is to be answered."""
-
-    prompt: str
-    answer: str  # with the end-of-turn token, and what the template writes behind it
-    stop: int  # where in the answer the end-of-turn token begins
-    end: int  # behind it
 
 
 class Renderer:
@@ -69,6 +50,7 @@ class Renderer:
         added = self._tokenizer.get_added_tokens_decoder()
         self._special_ids = frozenset(number for number, token in added.items() if token.special)
         self._stop_texts = tuple(self._texts(self._stop_ids))
+        self._turns = TurnMasks(self._tokenizer, self._special_ids, self._stop_ids)
         self._control = ControlText([*self._texts(self._special_ids), *self._stop_texts])
 
     @staticmethod
@@ -104,7 +86,7 @@ class Renderer:
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         """Token ids of a text; with `special`, behind a BOS where this tokenizer takes one before raw text."""
-        ids = self._encode(text).ids
+        ids = self._encode(text)
         return [*self._bos, *ids] if special else ids
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
@@ -139,7 +121,7 @@ class Renderer:
             text = self._text.render(self._messages(conversation), conversation.tools, prompt=True)
         except InvalidExample as error:
             raise AttuneError(error.message, code=error.code, param=error.field or "messages") from error
-        return self._encode(text + opening).ids
+        return self._encode(text + opening)
 
     def render_text_prompt(self, prompt: str) -> list[int]:
         """The ids of a plain prompt, as training puts them before a completion.
@@ -194,8 +176,8 @@ class Renderer:
         return Rendered(ids, [False] + [True] * (len(ids) - 1))
 
     def _render_completion(self, example: Completion) -> Rendered:
-        prompt = self._encode(example.prompt).ids
-        whole = self._encode(example.prompt + example.completion).ids
+        prompt = self._encode(example.prompt)
+        whole = self._encode(example.prompt + example.completion)
         if whole[: len(prompt)] != prompt:
             whole = prompt + self._continuation(example.completion)
         ids = [*self._bos, *whole, self.eos_id]
@@ -210,18 +192,18 @@ class Renderer:
                 "the chat template has no generation prompt, so it does not show where an answer begins"
             )
         whole = self._text.render(messages, example.tools, prompt=False)
-        turns: list[_Turn] = []
+        turns: list[Turn] = []
         for index in supervised:
             last = index == len(messages) - 1
             text = whole if last else self._text.render(messages[: index + 1], example.tools, prompt=False)
             prompt = self._text.render(messages[:index], example.tools, prompt=True)
             turns.append(self._turn(prompt, text))
-        rendered = self._render_turns(whole, turns)
+        rendered = self._turns.render(whole, turns)
         if rendered is not None:
             return [rendered]
-        return [self._render_turns(turn.prompt + turn.answer, [turn]) or self._render_apart(turn) for turn in turns]
+        return [self._turns.render(turn.prompt + turn.answer, [turn]) or self._render_apart(turn) for turn in turns]
 
-    def _turn(self, prompt: str, text: str) -> _Turn:
+    def _turn(self, prompt: str, text: str) -> Turn:
         answer = self._answer(prompt, text)
         # An answer holds no stop token's text (it was refused), so the first one ends the turn
         stops = [(at, stop) for stop in self._stop_texts if (at := answer.find(stop)) >= 0]
@@ -230,7 +212,7 @@ class Renderer:
                 "the chat template ends an assistant's turn with no stop token, so a tuned model would never stop"
             )
         at, stop = min(stops)
-        return _Turn(prompt, answer, at, at + len(stop))
+        return Turn(prompt, answer, at, at + len(stop))
 
     def _answer(self, prompt: str, text: str) -> str:
         """What `text` says after what `prompt` ends in."""
@@ -247,66 +229,28 @@ class Renderer:
             )
         return text[at + len(opening) :]
 
-    def _render_turns(self, text: str, turns: list[_Turn]) -> Rendered | None:
-        """One rendering for several turns; None where it does not begin as each turn is served."""
-        encoding = self._encode(text)
-        ids, offsets = encoding.ids, encoding.offsets
-        starts = [start for start, _ in offsets]
-        mask = [False] * len(ids)
-        for turn in turns:
-            if not text.startswith(turn.prompt + turn.answer[: turn.end]):
-                return None
-            answer = self._boundary(text, ids, starts, len(turn.prompt))
-            if answer is None:
-                return None
-            stop = self._first_stop(ids, answer)
-            if not offsets[stop][0] <= len(turn.prompt) + turn.stop < offsets[stop][1]:
-                return None
-            mask[answer : stop + 1] = [True] * (stop + 1 - answer)
-        mask[0] = False
-        return Rendered(ids, mask)
-
-    def _boundary(self, text: str, ids: list[int], starts: list[int], prompt: int) -> int | None:
-        """Index of the first token behind the prompt; None when the prompt alone has other tokens.
-
-        Added tokens split a text before anything else looks at it, so it is enough to encode the prompt's end
-        from its last special token on.
-        """
-        answer = bisect_left(starts, prompt)
-        special = next((i for i in range(answer - 1, -1, -1) if ids[i] in self._special_ids), 0)
-        start = starts[special] if answer else 0
-        return answer if self._encode(text[start:prompt]).ids == ids[special:answer] else None
-
-    def _render_apart(self, turn: _Turn) -> Rendered:
+    def _render_apart(self, turn: Turn) -> Rendered:
         """A token would straddle the boundary: encode both sides separately, as generation sees them."""
-        prompt = self._encode(turn.prompt).ids
+        prompt = self._encode(turn.prompt)
         ids = prompt + self._continuation(turn.answer)
-        stop = self._first_stop(ids, len(prompt))
-        mask = [len(prompt) <= index <= stop for index in range(len(ids))]
-        mask[0] = False
-        return Rendered(ids, mask)
-
-    def _first_stop(self, ids: list[int], start: int) -> int:
-        for index in range(start, len(ids)):
-            if ids[index] in self._stop_ids:
-                return index
-        raise TemplateRefused("the text of the end-of-turn token does not become that token in this tokenizer")
+        stop = self._turns.first_stop(ids, len(prompt))
+        return self._turns.supervise(ids, [(len(prompt), stop + 1)])
 
     def _continuation(self, text: str) -> list[int]:
         """Ids of a text that follows another: without the space that some tokenizers put before a beginning."""
         for lead in self._leads:
-            head = self._encode(lead).ids
-            ids = self._encode(lead + text).ids
+            head = self._encode(lead)
+            ids = self._encode(lead + text)
             if ids[: len(head)] == head:
                 return ids[len(head) :]
-        return self._encode(text).ids
+        return self._encode(text)
 
     @cached_property
     def _leads(self) -> list[str]:
         """What to put before a text so that its first token is that of the middle of a text."""
         letter = self._tokenizer.token_to_id("a")
         leads = ("", "\n", "|", "0", "Q")  # several: one of them may grow into a token with the text
-        return [lead for lead in leads if self._encode(lead + "a").ids == [*self._encode(lead).ids, letter]]
+        return [lead for lead in leads if self._encode(lead + "a") == [*self._encode(lead), letter]]
 
     @cached_property
     def _bos(self) -> list[int]:
@@ -337,8 +281,8 @@ class Renderer:
         probe = probe_turn(self._text)
         return probe is None or probe.opens_turn
 
-    def _encode(self, text: str) -> Encoding:
-        return self._tokenizer.encode(text, add_special_tokens=False)
+    def _encode(self, text: str) -> list[int]:
+        return self._turns.encode(text)
 
     def _texts(self, ids: frozenset[int]) -> list[str]:
         texts = (self._tokenizer.id_to_token(number) for number in sorted(ids))

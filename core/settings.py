@@ -88,6 +88,8 @@ class Settings(BaseSettings):
     engine_module: str = "worker.engine"  # the program that trains; another one has to speak core.protocol
     engine_threads: int = 0  # 0: as many as there are cores
     engine_processes: int = Field(0, ge=0)  # of one job; 0: one for each GPU the worker sees, one on a CPU
+    stall_s: float = Field(1800.0, ge=0)  # an engine that trains and says nothing for so long hangs; 0: never
+    engine_memory_bytes: int = Field(0, ge=0)  # that an engine on a CPU may map; 0: the worker's memory
     engine_idle_s: float = 900.0  # a warm engine without work ends after this
     engine_memory_growth: float = 2.0  # a warm engine whose resident size has grown by this factor is replaced
     lease_s: float = 60.0

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
-from core import ids
+from core import ids, tenancy
 from core.errors import AttuneError, NotFound
 from core.models import CheckpointPermission, Model, Project
 from core.published import no_such_model
@@ -24,7 +24,8 @@ def share(
     model = _owned(session, owner, model_id)
     permissions: list[CheckpointPermission] = []
     for project_id in dict.fromkeys(project_ids):
-        project = session.scalar(select(Project).where(Project.id == project_id, Project.erased_at.is_(None)))
+        with tenancy.across(session):  # the guest's row is another tenant's
+            project = session.scalar(select(Project).where(Project.id == project_id, Project.erased_at.is_(None)))
         if project is None:
             raise NotFound(f"No such project: {project_id}", code="project_not_found", param="project_ids")
         if project_id == model.project_id:
@@ -36,7 +37,9 @@ def share(
             )
         )
         if permission is None:
-            permission = CheckpointPermission(id=ids.permission_id(), model_id=model.id, project_id=project_id)
+            permission = CheckpointPermission(
+                id=ids.permission_id(), model_id=model.id, owner_project_id=model.project_id, project_id=project_id
+            )
             session.add(permission)
             session.flush()
             session.refresh(permission)

@@ -16,18 +16,11 @@ import obstore
 from obstore.store import LocalStore, S3Store
 
 from core.durable import make_folder
-from core.objects import (
-    STAGING,
-    Entry,
-    Storage,
-    StorageConflict,
-    StorageCorrupt,
-    StorageMissing,
-    Stored,
-    unusable,
-)
+from core.objects import STAGING, Entry, Storage
 from core.presign import presigned
 from core.settings import Settings
+from core.storage_errors import StorageConflict, StorageCorrupt, StorageMissing, unusable
+from core.streams import Stored
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config

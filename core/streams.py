@@ -8,11 +8,9 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from dataclasses import dataclass
 from types import TracebackType
 
+from core.storage_errors import StorageCorrupt
+
 READ_BYTES = 1024 * 1024
-
-
-class StorageCorrupt(Exception):
-    """The bytes that came back are not the bytes that were written."""
 
 
 @dataclass(frozen=True)

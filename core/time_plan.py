@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from core.data_counts import DataCounts
 from core.db import db_now
 from core.model_shape import ModelShape, shape_of, trainable_parameters
 from core.models import BaseModelRow, Job, JobStatus, Worker
-from core.plan import DataCounts, passes
+from core.plan import passes
 from core.plan_models import Throughput
 from core.spec import LoraSettings, Resolved, Training
 

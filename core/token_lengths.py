@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.orm import Session
 
+from core.data_counts import Counter, DataCounts
 from core.db import db_now
 from core.errors import AttuneError
 from core.models import BaseModelRow, File
-from core.plan import Counter, DataCounts
 from core.plan_models import TokenCount
 from core.spec import Frozen, Method, TooLong
 
@@ -70,7 +70,7 @@ class Fitted:
 
 
 class LengthCounter:
-    """Adds up rendered examples as `core.plan.Counter` does, and keeps their lengths."""
+    """Adds up rendered examples as `core.data_counts.Counter` does, and keeps their lengths."""
 
     def __init__(self) -> None:
         self._counter = Counter()  # refuses what has nothing to learn

@@ -15,8 +15,9 @@ from core import files, ids, projects
 from core.db import db_now
 from core.errors import AttuneError, NotFound
 from core.files import Received
-from core.models import File, Upload, UploadPart, UploadStatus
+from core.models import File
 from core.objects import Stored
+from core.upload_models import Upload, UploadPart, UploadStatus
 
 LIFE_S = 3600.0
 COMPOSING_S = 3600.0  # a completion that began in time may take as long

@@ -14,11 +14,11 @@ from sqlalchemy.orm import Session
 
 from core import ids, webhooks
 from core.db import db_now
-from core.models import WebhookDelivery, WebhookEndpoint, WebhookEvent
+from core.webhook_models import WebhookDelivery, WebhookEndpoint, WebhookEvent
 
 # Seconds to wait before each try; Standard Webhooks' own schedule, 75 hours in all.
 SCHEDULE_S = (0.0, 5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
-LEASE_S = 120.0  # more than one try can take, with a resolver at its slowest
+LEASE_S = 15.0  # renewed while its process lives, so a try may take longer
 REST_S = 5.0  # of an endpoint after a failure, times the failures in a row …
 MAX_REST_S = 30.0  # … and at most this
 KEEP_S = 30 * 24 * 3600.0  # the log
@@ -205,12 +205,23 @@ def _settle(endpoint: WebhookEndpoint, row: WebhookDelivery, outcome: Outcome, n
     return False
 
 
+def renew(session: Session, mine: Sequence[EndpointClaim]) -> None:
+    """The beat of a process that delivers: its endpoints stay its own while receivers take their time."""
+    for claim in sorted(mine, key=lambda one: one.endpoint.id):  # in one order, as two processes may be at it
+        session.execute(
+            update(WebhookEndpoint)
+            .where(*_still(claim))
+            .values(claimed_until=db_now() + LEASE_S)
+            .execution_options(synchronize_session=False)
+        )
+
+
 def release(session: Session, mine: EndpointClaim) -> None:
     """Let others have the endpoint."""
     session.execute(
         update(WebhookEndpoint)
         .where(*_still(mine))
-        .values(claimed_until=0.0)
+        .values(claim=WebhookEndpoint.claim + 1, claimed_until=0.0)  # or a renewal on its way would take it back
         .execution_options(synchronize_session=False)
     )
 

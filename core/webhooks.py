@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from core import ids, signatures
 from core.db import db_now
 from core.errors import AttuneError, NotFound
-from core.models import WebhookDelivery, WebhookEndpoint, WebhookEvent
+from core.webhook_models import WebhookDelivery, WebhookEndpoint, WebhookEvent
 
 MAX_ENDPOINTS = 20  # of a project
 BOTH_S = 24 * 3600.0  # that the old secret may sign beside the new one

@@ -34,5 +34,5 @@ VOLUME /data
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
-CMD ["uvicorn", "api.app:app", "--host", "0.0.0.0", "--port", "8000", "--no-access-log", \
-     "--timeout-graceful-shutdown", "10"]
+CMD ["uvicorn", "api.app:app", "--host", "0.0.0.0", "--port", "8000", \
+     "--http", "api.http_head:BoundedHead", "--no-access-log", "--timeout-graceful-shutdown", "10"]

@@ -23,6 +23,21 @@ for name in [name for name in os.environ if name.startswith("ATTUNE_")]:
 
 from tests import services  # noqa: E402
 
+# Where several processes share the tests, a file to each, these begin: a long file begun last is waited for alone
+LONG = (
+    "tests/e2e",
+    "tests/faults",
+    "tests/api/test_fuzz",
+    "tests/dashboard",
+    "tests/cli",
+    "tests/bench",
+    "tests/engine",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: next((at for at, name in enumerate(LONG) if item.nodeid.startswith(name)), len(LONG)))
+
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[services.Postgres]:

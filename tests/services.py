@@ -113,6 +113,9 @@ def _folder(name: str) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+_OWNER = "attune"  # of the databases that are made here; no superuser, whom row-level security would not hold
+
+
 @dataclass(frozen=True)
 class Postgres:
     """A cluster whose superuser is `postgres`; connections need a password (SCRAM), as in production."""
@@ -121,17 +124,20 @@ class Postgres:
     password: str
     binaries: Path  # psql, pg_dump … lie there
 
-    def url(self, database: str = "postgres", user: str = "postgres", password: str | None = None) -> str:
+    def url(self, database: str, user: str = _OWNER, password: str | None = None) -> str:
         return f"postgresql://{user}:{password or self.password}@127.0.0.1:{self.port}/{database}"
 
     def connect(self, database: str = "postgres") -> psycopg.Connection:
-        return psycopg.connect(self.url(database), autocommit=True)
+        """As superuser."""
+        return psycopg.connect(self.url(database, "postgres"), autocommit=True)
 
     def create_database(self) -> str:
         """A fresh empty database; its name."""
         name = f"attune_{secrets.token_hex(6)}"
         with self.connect() as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            connection.execute(
+                sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(_OWNER))
+            )
         return name
 
     def drop_database(self, name: str) -> None:
@@ -183,6 +189,12 @@ def postgres(*, durable: bool = False) -> Iterator[Postgres]:
             return False
 
         with program(command, log=log, ready=ready, end=signal.SIGINT, uid=uid):  # SIGINT: fast shutdown
+            with server.connect() as connection:
+                connection.execute(
+                    sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(
+                        sql.Identifier(_OWNER), sql.Literal(server.password)
+                    )
+                )
             yield server
 
 

@@ -62,3 +62,13 @@ def test_every_folder_has_a_line() -> None:
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#:]+)\)", README))
 def test_every_link_leads_to_a_file(target: str) -> None:
     assert (ROOT / target).is_file()
+
+
+SECURITY = (ROOT / "SECURITY.md").read_text()
+
+
+@pytest.mark.parametrize("place", sorted(set(re.findall(r"`([\w./-]+\.(?:py|yml)(?:::\w+)?)`", SECURITY))))
+def test_what_a_claim_of_security_points_to_is_there(place: str) -> None:
+    path, _, name = place.partition("::")
+    assert (ROOT / path).is_file()
+    assert f"def {name}(" in (ROOT / path).read_text() or not name

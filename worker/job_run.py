@@ -6,12 +6,14 @@ import time
 
 from core import claims, crash_points, time_plan
 from core.db import Session
+from core.durable import NO_ROOM
 from core.jobs import NewEvent
 from core.protocol import (
     CheckpointSaved,
     Failed,
     Message,
     Report,
+    SnapshotFailed,
     SnapshotSaved,
     Started,
     Step,
@@ -27,6 +29,8 @@ from worker.tracking import Tracking
 
 FLUSH_S = 0.5  # metrics are written at most this often
 STOP_TIMEOUT_S = 60.0  # an engine asked to stop by a user has this long to save its snapshot
+UNSAVED_IN_A_ROW = 3  # snapshots that found no room: then the job would be running for nothing
+STALL_FACTOR = 10  # times the longest silence so far: a slow engine is not a hanging one
 
 
 class JobRun:
@@ -43,6 +47,9 @@ class JobRun:
         self._known_losses: dict[int, float] = {}  # of steps that a resumed run repeats
         self._asked_to_stop: StopReason | None = None
         self._asked_at = 0.0
+        self._unsaved = 0  # snapshots in a row that found no room
+        self._heard_at = 0.0
+        self._longest_silence_s = 0.0
         self._tracking = Tracking(attempt)
         self._timed_tokens = 0  # of all steps but the attempt's first, which warms up
         self._timed_s: float | None = None
@@ -54,11 +61,14 @@ class JobRun:
         attempt.must_hold()
         try:
             engine.send(Train(folder=str(attempt.folder.root)))
+            self._heard_at = time.monotonic()
             while not attempt.finished:
                 report = engine.read(0.2)
                 attempt.must_hold()
+                self._watch(heard=report is not None)
                 if report is not None:
                     self._take(report)
+                    self._heard_at = time.monotonic()  # storing what it reported is not the engine's time
                 if self._steps and time.monotonic() - self._flushed_at > FLUSH_S:
                     self._flush()
                 self._heed()
@@ -68,6 +78,17 @@ class JobRun:
             raise
         finally:
             self._tracking.abandon()
+
+    def _watch(self, *, heard: bool) -> None:
+        """End an engine that hangs: its beats go on, since they are this process's, and nobody else would see it."""
+        silence_s = time.monotonic() - self._heard_at
+        if heard:
+            self._longest_silence_s = max(self._longest_silence_s, silence_s)
+            return
+        stall_s = self._attempt.place.settings.stall_s
+        if stall_s and silence_s > max(stall_s, STALL_FACTOR * self._longest_silence_s):
+            self._engine.kill()
+            raise EngineDied(f"the engine has reported nothing for {silence_s:.0f} s")
 
     def _heed(self) -> None:
         """Ask the engine to stop when the user, the clock or the worker's end wants it; then insist."""
@@ -92,7 +113,9 @@ class JobRun:
             case Started():
                 self._take_started(report)
             case SnapshotSaved():
-                keep_snapshot(self._attempt, report)
+                self._keep_snapshot(report)
+            case SnapshotFailed():
+                self._found_no_room(report.step, report.reason)
             case CheckpointSaved():
                 publish_checkpoint(self._attempt, report, self._template_hash)
             case Message():
@@ -103,12 +126,41 @@ class JobRun:
                 publish_final(self._attempt, report, self._template_hash, self._engine, self._tracking)
             case Stopped() if self._asked_to_stop is not None:
                 self._attempt.stop(self._asked_to_stop)
-            case Failed(kind="internal"):
-                self._attempt.lose(report.message)
             case Failed():
-                self._attempt.fail(report.code, report.message, report.param)
+                self._take_failed(report)
             case _:
                 raise EngineDied(f"the engine said {report.report!r} out of turn")
+
+    def _keep_snapshot(self, report: SnapshotSaved) -> None:
+        try:
+            keep_snapshot(self._attempt, report)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            self._found_no_room(report.step, str(error))
+        else:
+            self._unsaved = 0
+
+    def _found_no_room(self, step: int, why: str) -> None:
+        self._unsaved += 1
+        if self._unsaved < UNSAVED_IN_A_ROW:
+            text = f"The snapshot of step {step} found no room ({why}); the one before it is kept, and training goes on"
+            self._attempt.tell(text, level="warn", error_code="checkpoint_failed")
+            return
+        self._engine.kill()
+        self._attempt.fail(
+            "storage_full",
+            f"{self._unsaved} snapshots in a row found no room on the worker's disk, the last at step {step} ({why}). "
+            "Free some of it, or ask whoever runs this service, and create the job again.",
+        )
+
+    def _take_failed(self, report: Failed) -> None:
+        if report.kind != "user":
+            self._engine.kill()  # it is about to end, and the next job must not be sent to it meanwhile
+        if report.kind == "internal":
+            self._attempt.lose(report.message)
+        else:
+            self._attempt.fail(report.code, report.message, report.param)
 
     def _time(self, step: Step) -> None:
         if self._timed_s is None:

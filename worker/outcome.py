@@ -9,7 +9,7 @@ from pathlib import Path
 
 from core import claims, crash_points, ids, job_files
 from core.db import Session
-from core.errors import Unavailable
+from core.errors import AttuneError, Unavailable
 from core.jobs import NewEvent
 from core.models import Checkpoint, File, Model, Snapshot
 from core.protocol import CheckpointSaved, Failed, FinalReport, Message, Proof, Prove, SnapshotSaved, Trained
@@ -24,7 +24,8 @@ SHOWN_CHARACTERS = 200  # of a sample, in an event's message; its data hold all
 
 
 def keep_snapshot(attempt: Attempt, report: SnapshotSaved) -> None:
-    """Store a snapshot and name it. A store that is away is asked again with the next one: training goes on."""
+    """Store a snapshot and name it. A store that is away is asked again with the next one: training goes on.
+    Raises OSError when this worker's disk has no room for its archive."""
     key = f"{attempt.prefix}/snapshots/step-{report.step}.tar"
     try:
         stored = store_snapshot(attempt.storage, Path(report.folder), key, attempt.scratch("snapshot.tar"))
@@ -154,6 +155,9 @@ def _prove(attempt: Attempt, engine: EngineProcess) -> Proof:
         attempt.must_hold()
         if isinstance(report, Proof):
             return report
+        if isinstance(report, Failed) and report.kind == "out_of_memory":
+            engine.kill()
+            raise AttuneError(report.message, code=report.code)
         if isinstance(report, Failed):
             raise EngineDied(f"the proof could not be made: {report.message}")
         if isinstance(report, Message):

@@ -63,11 +63,12 @@ def fetch_adapter(storage: Storage, prefix: str, files: list[dict[str, str | int
 
 def store_snapshot(storage: Storage, folder: Path, key: str, archive: Path) -> Stored:
     """Upload a snapshot folder as one tar (built at `archive`)."""
-    with tarfile.open(archive, "w") as bundle:
-        bundle.add(folder, arcname=folder.name)
-    stored = storage.put_file(key, archive)
-    archive.unlink()
-    return stored
+    try:
+        with tarfile.open(archive, "w") as bundle:
+            bundle.add(folder, arcname=folder.name)
+        return storage.put_file(key, archive)
+    finally:
+        archive.unlink(missing_ok=True)
 
 
 def fetch_snapshot(storage: Storage, key: str, sha256: str, folder: Path, archive: Path) -> None:

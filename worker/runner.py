@@ -20,6 +20,7 @@ import structlog
 from core import batch_claims, claims, crash_points, job_files, losses, readiness, workers
 from core.claims import Claim, WorkerFacts
 from core.db import Database, open_database
+from core.durable import NO_ROOM
 from core.errors import AttuneError, Unavailable
 from core.models import Worker
 from core.protocol import Ready
@@ -34,6 +35,7 @@ from worker.work_folder import fill
 
 log = structlog.get_logger()
 LOOK_AROUND_S = 2.0  # how often an idle engine and a wanted device are looked at
+ROOM_BYTES = 128 * 1024 * 1024  # free on the disk of the work folder, or no job is claimed
 DEVICE_ASK_S = 1.0  # how often a held device is asked for
 
 
@@ -55,6 +57,7 @@ class Runner:
         self._engine_key: tuple[str, str] | None = None  # base model, its revision
         self._device: DeviceHold | None = None
         self._facts: WorkerFacts | None = None
+        self._on_cpu = False
         self._state = "idle"
         self._job_id: str | None = None
         self._draining = threading.Event()
@@ -96,6 +99,7 @@ class Runner:
             device=device,
             threads=threads,
             log_file=self._work_dir / "engine.log",
+            folder=self._work_dir / "engine",
             processes=self._settings.engine_processes or gpus_seen(device),
             cache=self._settings.work_dir / "engine-cache",
             module=self._settings.engine_module,
@@ -111,6 +115,7 @@ class Runner:
         labels = tuple(label.strip() for label in self._settings.worker_labels.split(",") if label.strip())
         memory = self._settings.worker_memory_bytes or ready.memory_bytes
         self._facts = WorkerFacts(id=self._name, memory_bytes=memory, labels=labels)
+        self._on_cpu = ready.device == "cpu"
         self._device = DeviceHold(self._database, ready.device, f"worker {self._name}")
         row = Worker(
             id=self._name,
@@ -191,7 +196,7 @@ class Runner:
                 if (revision := readiness.migrations(self._database)) != "ok":
                     log.error("worker_of_another_version", why=revision)
                     return
-                claim = self._claim()
+                claim = self._claim() if self._has_room() else None
                 if claim is None:
                     if self._state == "idle":
                         return
@@ -206,6 +211,12 @@ class Runner:
             if self._state == "busy":
                 self._say("idle", None)
             self._looking.release()
+
+    def _has_room(self) -> bool:
+        free = shutil.disk_usage(self._work_dir).free
+        if free < ROOM_BYTES:
+            log.error("worker_without_room", folder=str(self._work_dir), free_bytes=free, needed_bytes=ROOM_BYTES)
+        return free >= ROOM_BYTES
 
     def _claim(self) -> Claim | None:
         assert self._facts is not None
@@ -241,6 +252,7 @@ class Runner:
             if not self._take_device(attempt):
                 return
             engine = self._engine_for((attempt.job.base_model, attempt.inputs.base.revision))
+            self._bound_memory(engine, attempt)
             JobRun(attempt, engine).train()
             self._keep_warm(engine)
         except LeftEarly:
@@ -259,9 +271,13 @@ class Runner:
         except AttuneError as error:
             attempt.fail(error.code or "invalid_job", error.message, error.param)
         except Exception as error:
+            self._kill_engine()
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                log.error("worker_without_room", job=attempt.job.id)
+                attempt.lose("its worker's disk is full")
+                return
             # Ours to mend. Saying so at once is kinder than a lease that runs out without a word
             log.exception("attempt_broke", job=attempt.job.id)
-            self._kill_engine()
             attempt.lose(f"an error of the worker: {type(error).__name__}")
 
     # The engine
@@ -277,6 +293,13 @@ class Runner:
         self._engine_key = key
         return engine
 
+    def _bound_memory(self, engine: EngineProcess, attempt: Attempt) -> None:
+        """On a CPU. A GPU's driver maps address space without end, and its memory is bound by itself."""
+        assert self._facts is not None
+        if self._on_cpu:
+            files_bytes = sum(int(file["bytes"]) for file in attempt.inputs.base.files)
+            engine.bound_memory(self._settings.engine_memory_bytes or self._facts.memory_bytes, files_bytes)
+
     def _take_device(self, attempt: Attempt) -> bool:
         """Wait for the GPU while a server has it; False when the job left meanwhile (cancelled, drained)."""
         assert self._device is not None
@@ -287,6 +310,9 @@ class Runner:
         return True
 
     def _keep_warm(self, engine: EngineProcess) -> None:
+        if not engine.alive():  # it ended for lack of memory, after it had said so
+            self._kill_engine()
+            return
         rss = engine.rss_bytes()
         engine.first_rss_bytes = engine.first_rss_bytes or rss
         engine.last_used = time.monotonic()

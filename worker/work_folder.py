@@ -34,6 +34,7 @@ def fill(attempt: Attempt, device: str) -> None:
         snapshot_interval_s=attempt.place.settings.snapshot_interval_s,
         keep_snapshots=attempt.place.settings.keep_snapshots,
         device=device,
+        memory_bytes=attempt.place.settings.worker_memory_bytes or None,
     )
     folder.task.write_text(task.model_dump_json(indent=2))
 

@@ -18,6 +18,7 @@ from openai import OpenAI
 
 from api.app import create_app
 from api.body import Pace
+from api.http_head import BoundedHead
 from core import claims, first_key, migrate
 from core.claims import Claim, WorkerFacts
 from core.db import Database, open_database
@@ -59,7 +60,9 @@ WORKER = WorkerFacts(id="worker", memory_bytes=1 << 40, labels=("here",))
 @contextmanager
 def running(app: FastAPI) -> Iterator[str]:
     """The address of a uvicorn that serves `app` until the block ends."""
-    config = uvicorn.Config(app, port=free_port(), log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+    config = uvicorn.Config(
+        app, port=free_port(), http=BoundedHead, log_level="warning", access_log=False, timeout_graceful_shutdown=2
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

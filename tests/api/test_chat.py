@@ -118,6 +118,18 @@ def test_the_older_route_goes_the_same_way(tenant: Tenant, seen: Seen) -> None:
         tenant.openai.completions.create(model="ft:of:nobody::00000000", prompt="hello")
 
 
+def test_a_scale_is_refused_where_the_server_would_ignore_it(web: Place, tenant: Tenant, seen: Seen) -> None:
+    body = {"model": BASE, "messages": [{"role": "user", "content": "hello"}], "attune": {"adapter_scale": 0.5}}
+    with tenant.http as http:
+        answer = http.post("/v1/chat/completions", json=body)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == "adapter_scale_unsupported"
+        assert answer.json()["error"]["param"] == "attune.adapter_scale"
+        assert not seen.bodies
+        for wrong in ({"adapter_scale": 3}, {"adapter_scale": True}, {"strength": 1}):
+            assert http.post("/v1/chat/completions", json=body | {"attune": wrong}).status_code == 400
+
+
 def test_embeddings_are_refused_with_what_to_use_instead(tenant: Tenant) -> None:
     with pytest.raises(openai.BadRequestError, match="base_url") as refused:
         tenant.openai.embeddings.create(model=BASE, input="hello")

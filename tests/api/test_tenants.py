@@ -21,6 +21,21 @@ def test_a_route_that_nobody_thought_of_stops_the_matrix(monkeypatch: pytest.Mon
         tenant_matrix.routes()
 
 
+def test_one_connection_may_carry_several_tenants(web: Place) -> None:
+    """As a proxy's does. Reading that was paused in one request goes on in its context, and may begin the next."""
+    first, second = web.tenant("first"), web.tenant("second")
+    owned = {tenant.key: tenant.upload() for tenant in (first, second)}
+    large = {"file": ("large.jsonl", examples(60_000))}
+    with web.client() as http:
+        for key, file_id in [*owned.items(), *owned.items()]:
+            headers = {"Authorization": f"Bearer {key}"}
+            uploaded = http.post("/v1/files", headers=headers, data={"purpose": "fine-tune"}, files=large)
+            assert uploaded.status_code == 200, uploaded.text
+            listed = http.get("/v1/files", headers=headers).json()["data"]
+            assert file_id in [file["id"] for file in listed]
+            assert not {file["id"] for file in listed} & (set(owned.values()) - {file_id})
+
+
 def test_an_erased_project_leaves_nothing(web: Place) -> None:
     tenant, neighbour = web.tenant("leaving"), web.tenant("staying")
     kept = neighbour.upload()

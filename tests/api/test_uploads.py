@@ -14,7 +14,7 @@ from sqlalchemy import update
 
 from core import cleaning
 from core.db import db_now
-from core.models import Upload as UploadRow
+from core.upload_models import Upload as UploadRow
 from tests.api.place import Tenant, examples
 
 

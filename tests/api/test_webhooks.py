@@ -24,7 +24,7 @@ from api.webhook_relay import Relay
 from api.webhook_sender import ANSWER_BYTES, Sender
 from core import ids, jobs, signatures, webhook_queue
 from core.db import db_now
-from core.models import WebhookDelivery, WebhookEndpoint
+from core.webhook_models import WebhookDelivery, WebhookEndpoint
 from core.webhook_queue import SCHEDULE_S
 from tests.api.place import Place, Tenant
 from tests.api.receiver import Received, Receiver, endless, receiver, reset, status, trickle

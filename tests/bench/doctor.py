@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core import plan
+from core.data_counts import DataCounts
 from core.examples import Checker
 from core.model_shape import shape_of, trainable_parameters
 from core.spec import Hyperparameters
@@ -85,7 +86,7 @@ def check(path: Path) -> None:
 
 def plan_ms() -> float:
     """One plan for another rank, from counts alone."""
-    counts = plan.DataCounts(examples=5000, tokens=2_000_000, supervised_tokens=900_000, longest_tokens=3000)
+    counts = DataCounts(examples=5000, tokens=2_000_000, supervised_tokens=900_000, longest_tokens=3000)
     shape = shape_of(CONFIG, 8_000_000_000)
     times: list[float] = []
     for rank in range(1, PLANS + 1):

@@ -137,9 +137,9 @@ def test_a_project_moves_and_keeps_its_names(old: Old, new: New, monkeypatch: py
     assert new.client.files.content(job.training_file).read() == examples(12)
     assert new.client.files.retrieve(job.validation_file or "").filename == "held out.jsonl"
 
-    lost, waiting = line_of(report, old.lost), line_of(report, old.second)
+    lost, went_on = line_of(report, old.lost), line_of(report, old.second)
     assert (lost["job"], "No such File object" in lost["note"]) == (None, True)
-    assert (waiting["job"], "goes on from" in waiting["note"]) == (None, True)
+    assert (went_on["status"], went_on["base"], went_on["note"]) == ("succeeded", job.fine_tuned_model, None)
     assert line_of(report, old.cancelled)["note"] == "it was cancelled at OpenAI"
 
     messages: Any = [{"role": "user", "content": "order 3"}]
@@ -151,14 +151,34 @@ def test_a_project_moves_and_keeps_its_names(old: Old, new: New, monkeypatch: py
     assert names[old.checkpoint].endswith(":ckpt-step-3")
     assert {old.model, old.checkpoint} <= {model.id for model in new.client.models.list()}
 
-    again = new.migrate(old, "--start", "--wait", "--yes", *MAP)
-    went_on = line_of(again, old.second)
-    assert (went_on["status"], went_on["base"]) == ("succeeded", job.fine_tuned_model)
-    assert line_of(again, old.first)["job"] == job.id
-    assert old.second_model in {alias["alias"] for alias in again["aliases"]}
-    assert new.migrate(old, "--start", "--wait", "--yes", *MAP) == again, "nothing is left to do"
+    assert names[old.second_model] == went_on["model"]
+    assert new.migrate(old, "--start", "--yes", *MAP) == report, "nothing is left to do"
     assert len(list(new.client.fine_tuning.jobs.list())) == 2
     assert len(new.files()) == 3
+
+
+def test_without_waiting_a_later_run_goes_on(old: Old, new: New) -> None:
+    report = new.migrate(old, "--start", "--yes", *MAP)
+    first, second = line_of(report, old.first), line_of(report, old.second)
+    assert (second["job"], f"run this again when {first['job']} has ended" in second["note"]) == (None, True)
+    new.client.fine_tuning.jobs.cancel(first["job"])
+    note = line_of(new.migrate(old, "--start", "--yes", *MAP), old.second)["note"]
+    assert note == f"it goes on from {old.model}, whose job here, {first['job']}, was cancelled"
+    note = line_of(new.migrate(old, "--yes", *MAP), old.second)["note"]
+    assert note == f"it goes on from {old.model}, whose job here, {first['job']}, was cancelled"
+    made = new.client.post("/attune/aliases", cast_to=object, body={"id": old.model, "model": "tiny"})
+    assert made, "a name given by hand does as well"
+    assert line_of(new.migrate(old, "--start", "--yes", *MAP), old.second)["base"] == "tiny"
+
+
+def test_a_file_too_large_for_one_request_comes_in_parts(old: Old, new: New, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_import, "WHOLE_FILE_BYTES", len(examples(12)) - 1)
+    report = new.migrate(old, *MAP)
+    stored = {line["filename"]: line["file"] for line in report["files"]}
+    assert new.client.files.content(stored["tickets.jsonl"]).read() == examples(12)
+    assert new.client.files.retrieve(stored["tickets.jsonl"]).status == "processed"
+    assert stored["held out.jsonl"], "by one request, as it is smaller"
+    assert new.migrate(old, *MAP) == report, "and it is known again"
 
 
 def test_killed_in_the_middle_it_goes_on_and_doubles_nothing(their_place: Place, new: New, tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from core.batch_models import ENDED, Batch, BatchPart, BatchStatus
 from core.db import Database, db_now, open_database
 from core.errors import AttuneError, QuotaReached, Unavailable
 from core.holding import Holding
-from core.models import File, Project, WebhookEvent
+from core.models import File, Project
 from core.settings import Settings
 from core.storage import Storage, open_storage
+from core.webhook_models import WebhookEvent
 from tests.core.rows import add_project
 
 CHAT = "/v1/chat/completions"

@@ -121,6 +121,24 @@ def test_every_write_of_a_lost_attempt_is_refused(database: Database) -> None:
         assert second.beat(session, 60) is not None
 
 
+def test_a_preparation_that_was_lost_writes_nothing_more(database: Database) -> None:
+    """Nobody has claimed it since: status and attempt are still those of the lost claim."""
+    with database.begin() as session:
+        job_id = add_job(session).id
+        claim = claims.claim_preparation(session, "prepare", 60)
+    assert claim is not None
+    with database.begin() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(lease_until=db_now() - 1))
+        assert losses.end_expired(session) == 1
+    with database.begin() as session:
+        assert claim.beat(session, 60) is None
+        assert not losses.lose(session, claim, "late")
+        assert not claims.fail(session, claim, code="x", message="late")
+        again = claims.claim_preparation(session, "other", 60)
+    assert again is not None
+    assert (again.job_id, again.attempt) == (job_id, 2)
+
+
 def test_an_expired_lease_is_lost_and_three_at_one_step_are_the_end(database: Database) -> None:
     job_id = queued_job(database)
     for attempt in (1, 2, 3):

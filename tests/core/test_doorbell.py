@@ -43,6 +43,16 @@ def test_a_ring_reaches_the_worker_that_is_meant(settings: Settings) -> None:
     database.close()
 
 
+def test_a_message_cut_short_by_a_full_disk_is_none(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    database = open_database(settings.resolved_database_url)
+    celery_app(settings)  # makes the folders
+    (tmp_path / "broker" / "messages" / f"0_empty.{queue_of(WORKER)}.msg").touch()
+    assert Doorbell(settings, database).ring(WORKER)
+    assert _heard(settings, WORKER) == [LOOK]
+    database.close()
+
+
 def test_a_broker_that_is_away_costs_no_more_than_the_ring(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path, broker_url="redis://127.0.0.1:1/0")
     database = open_database(settings.resolved_database_url)

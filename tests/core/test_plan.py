@@ -10,19 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.data_counts import Counter, DataCounts
 from core.dry_run import workload_of
 from core.errors import AttuneError, InvalidExample
 from core.jsonl import Json
-from core.memory_plan import NF4_BYTES, Workload, choose
-from core.plan import (
-    Counter,
-    DataCounts,
-    base_learning_rate,
-    memory,
-    resolve,
-    shape_of,
-    trainable_parameters,
-)
+from core.learning_rate import base_learning_rate
+from core.memory_plan import NF4_BYTES, Workload, choose, memory
+from core.model_shape import shape_of, trainable_parameters
+from core.plan import resolve
 from core.render import Rendered
 from core.spec import MAX_LEARNING_RATE, Execution, Hyperparameters, LoraChoice, LoraSettings, Method, Quantization
 
@@ -181,6 +176,19 @@ def test_all_autos() -> None:
     assert set(reasons) == names | {"learning_rate"}
     assert all(len(reason) > 10 for reason in reasons.values())
     assert "41.9 M parameters" in reasons["lora.rank"]
+
+
+def test_a_short_run_takes_a_higher_rate_and_says_why() -> None:
+    short, reasons = resolve(Hyperparameters(max_steps=24), DATA, None, SHAPE)
+    assert (short.learning_rate_multiplier, short.learning_rate) == (1.5, pytest.approx(3e-4))
+    assert "QLoRA's value for up to 13 B" in reasons["learning_rate"]
+    assert "24 optimizer steps are few, so 15 times the full-tuning rate" in reasons["learning_rate"]
+    assert "24 steps" in reasons["learning_rate_multiplier"]
+    assert resolve(Hyperparameters(max_steps=100), DATA, None, SHAPE)[0].learning_rate == 2e-4
+    chosen, why = resolve(Hyperparameters(max_steps=24, learning_rate_multiplier=1.0), DATA, None, SHAPE)
+    assert (chosen.learning_rate, "few" in why["learning_rate"]) == (2e-4, False)
+    preferring, _ = resolve(Hyperparameters(max_steps=24), DATA, None, SHAPE, Method.DPO)
+    assert preferring.learning_rate_multiplier == 1.0
 
 
 def test_what_is_chosen_stays() -> None:

@@ -11,7 +11,8 @@ from sqlalchemy import select, update
 from core import claims, jobs, losses, migrate, outbox, webhook_queue, webhooks
 from core.claims import Claim
 from core.db import Database, db_now, open_database
-from core.models import TERMINAL, JobStatus, WebhookDelivery, WebhookEndpoint, WebhookEvent
+from core.models import TERMINAL, JobStatus
+from core.webhook_models import WebhookDelivery, WebhookEndpoint, WebhookEvent
 from core.webhook_queue import EndpointClaim, Outcome
 from tests.core.rows import WORKER, add_file, add_job, add_project, queued_job
 
@@ -141,6 +142,27 @@ def test_a_dead_deliverer_loses_its_endpoint_and_cannot_settle(database: Databas
         assert webhook_queue.next_due(session, alive, 9) == []
         webhook_queue.release(session, alive)
         assert not webhook_queue.has_work(session)
+
+
+def lease_left_s(database: Database, endpoint_id: str) -> float:
+    with database.read() as session:
+        endpoint = session.get_one(WebhookEndpoint, endpoint_id)
+        return endpoint.claimed_until - (session.scalar(select(db_now())) or 0.0)
+
+
+def test_a_claim_lasts_while_its_process_renews_it_and_no_longer(database: Database) -> None:
+    endpoint_id = deliverable(database)
+    [mine] = claim_endpoint(database)
+    with database.begin() as session:
+        session.execute(update(WebhookEndpoint).values(claimed_until=db_now() + 1))
+    with database.begin() as session:
+        webhook_queue.renew(session, [mine])
+    assert 1 < lease_left_s(database, endpoint_id) <= webhook_queue.LEASE_S
+    with database.begin() as session:
+        webhook_queue.release(session, mine)
+        webhook_queue.renew(session, [mine])  # it was on its way when the delivery ended
+    assert lease_left_s(database, endpoint_id) < 0
+    assert len(claim_endpoint(database)) == 1
 
 
 def test_failing_endpoints_rest_and_get_few_threads(database: Database) -> None:

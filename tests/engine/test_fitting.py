@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pydantic import BaseModel
 
-from core.protocol import Message, Started, Step
+from core.protocol import Message, Started, Trained
 from core.spec import Execution, LoraSettings, Quantization
 from tests.engine.conftest import EXECUTION, MakeWork
+from tests.engine.test_train import losses, next_attempt, of_type, run, stop_after
 from worker.engine.checkpointing import Recomputed
 from worker.engine.fitting import longest_unit, next_rung, try_pack, worst_pack
 from worker.engine.lora import attach
 from worker.engine.loss import Head, pack_loss
 from worker.engine.model import load_base
 from worker.engine.pack import Pack, Segment, pack_micro_steps
+from worker.engine.resident import Resident
+from worker.engine.train import train
+from worker.engine.work import as_failure
 
 
 def segment(length: int) -> Segment:
@@ -36,13 +38,13 @@ def test_the_worst_pack_is_the_largest_that_any_step_can_make() -> None:
     assert longest_unit([[segment(9), segment(8)]]) == 17
 
 
-def test_the_ladder_halves_micro_steps_then_recomputes_then_ends() -> None:
-    execution: Execution | None = Execution(precision="float32", micro_tokens=1024, threads=1)
-    seen: list[tuple[int, bool]] = []
+def test_the_ladder_halves_micro_steps_then_recomputes_then_dequantises_each_time_then_ends() -> None:
+    execution: Execution | None = Execution(precision="float32", micro_tokens=1024, threads=1, dequantised=True)
+    seen: list[tuple[int, bool, bool]] = []
     while execution is not None and (rung := next_rung(execution, 300)) is not None:
         execution = rung.execution
-        seen.append((execution.micro_tokens, execution.checkpointing))
-    assert seen == [(512, False), (256, False), (256, True)]
+        seen.append((execution.micro_tokens, execution.checkpointing, execution.dequantised))
+    assert seen == [(512, False, True), (256, False, True), (256, True, True), (256, True, False)]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
@@ -99,42 +101,51 @@ def test_a_trial_leaves_nothing_behind() -> None:
         try_pack(fails, [parameter], optimizer)
 
 
-def test_a_process_short_of_memory_goes_down_the_ladder(make_work: MakeWork) -> None:
-    """The kernel refuses the allocations: the data segment may grow by so much beyond what the base takes."""
-    work = make_work(examples=200, validation=0, epochs=1, batch_size=200, dropout=0.0, checkpoint_every_steps=9,
-                     execution=EXECUTION.model_copy(update={"micro_tokens": 16384}))  # fmt: skip
-    program = textwrap.dedent(
-        """
-        import os, resource, sys, threading
-        from pathlib import Path
-        from core.protocol import WorkFolder
-        from worker.engine import train as engine
-        from worker.engine.resident import Resident
-        from worker.engine.run import Run
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """torch pretends: so many backward passes find no memory."""
+    backward, left = torch.autograd.backward, [times]
 
-        begin = Run.begin
-        def limited(run, snapshot):
-            status = Path("/proc/self/status").read_text().split("VmData:")[1]
-            now = int(status.split()[0]) * 1024
-            resource.setrlimit(resource.RLIMIT_DATA, (now + int(sys.argv[2]), resource.RLIM_INFINITY))
-            begin(run, snapshot)
-        Run.begin = limited
-        engine.train(Resident(), WorkFolder(Path(sys.argv[1])), lambda report: print(
-            report.model_dump_json(), flush=True), threading.Event(), 1)
-        os._exit(0)
-        """
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(work.root), str(48 * 1024**2)],
-        capture_output=True, text=True, timeout=300, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MALLOC_ARENA_MAX": "1"},
-    )  # fmt: skip
-    lines = done.stdout.splitlines()
-    rungs = [Message.model_validate_json(line) for line in lines if '"report":"message"' in line]
-    started = [Started.model_validate_json(line) for line in lines if '"report":"started"' in line]
-    steps = [Step.model_validate_json(line) for line in lines if '"report":"step"' in line]
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert rungs, "memory was never short: nothing was at stake"
-    assert all("not enough" in rung.message for rung in rungs)
-    assert started[0].execution.micro_tokens == rungs[-1].data["micro_tokens"] < 16384
-    assert [step.step for step in steps] == [1]
+    def refuse(*args: object, **kwargs: object) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        backward(*args, **kwargs)
+
+    monkeypatch.setattr(torch.autograd, "backward", refuse)
+
+
+def test_the_last_rung_takes_the_base_back_to_4_bit_and_changes_no_bit(
+    make_work: MakeWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    low = EXECUTION.model_copy(update={"micro_tokens": 64, "checkpointing": True})
+    kept = low.model_copy(update={"dequantised": True})
+    whole = run(Resident(), make_work("whole", execution=low))
+    resident, work = Resident(), make_work("parts", execution=kept)
+    before = run(resident, work, stop_after(4))
+    assert of_type(Started, before)[0].execution == kept
+
+    # The next attempt has less memory, goes down, and goes on from the snapshot made above
+    next_attempt(work)
+    short_of_memory(monkeypatch, times=1)
+    after = run(resident, work)
+    (rung,), (started,) = of_type(Message, after), of_type(Started, after)
+    assert (rung.level, rung.data["dequantised"]) == ("warn", False)
+    assert (started.execution, started.resumed_step) == (low, 4)
+    assert losses(before) + losses(after) == losses(whole)
+    assert of_type(Trained, after)[0].adapter_sha256 == of_type(Trained, whole)[0].adapter_sha256
+
+
+def test_every_rung_is_told_and_the_last_failure_is_the_jobs(
+    make_work: MakeWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execution = EXECUTION.model_copy(update={"micro_tokens": 256, "dequantised": True})
+    told: list[BaseModel] = []
+    short_of_memory(monkeypatch, times=99)
+    work = make_work(execution=execution)
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        train(Resident(), work, told.append, threading.Event(), 1)
+    assert [tuple(message.data) for message in of_type(Message, told)][-2:] == [
+        ("micro_tokens", "checkpointing"), ("micro_tokens", "checkpointing", "dequantised"),
+    ]  # fmt: skip
+    assert not of_type(Started, told)
+    assert as_failure(caught.value).code == "out_of_memory"

@@ -23,7 +23,7 @@ from worker.engine_process import EngineProcess
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[EngineProcess]:
-    engine = EngineProcess(device="cpu", threads=1, log_file=tmp_path / "engine.log", processes=2)
+    engine = EngineProcess(device="cpu", threads=1, log_file=tmp_path / "engine.log", folder=tmp_path, processes=2)
     engine.wait_until_ready()
     yield engine
     engine.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import threading
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from core.errors import AttuneError
 from core.protocol import (
     CheckpointSaved,
     Message,
+    SnapshotFailed,
     SnapshotSaved,
     Started,
     Step,
@@ -160,6 +162,24 @@ def test_accumulation_and_packing_budget_do_not_change_the_run(resident: Residen
         sequences.append([step.train_loss for step in of_type(Step, run(resident, work))])
     assert sequences[1] == pytest.approx(sequences[0], rel=1e-4)
     assert sequences[2] == pytest.approx(sequences[0], rel=1e-4)
+
+
+def test_a_full_disk_costs_a_snapshot_and_not_the_run(resident: Resident, make_work: MakeWork) -> None:
+    work = make_work("full", snapshot_interval_s=1e9)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_and_stop(item: BaseModel, stop: threading.Event) -> None:
+        if isinstance(item, Step) and item.step == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+            stop.set()
+
+    try:
+        failed, stopped = run(resident, work, fill_and_stop)[-2:]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert isinstance(failed, SnapshotFailed)
+    assert (failed.step, stopped) == (2, Stopped(step=2))
+    assert not list(work.snapshots.iterdir())  # what found no room takes none
 
 
 def test_snapshots_that_do_not_verify_or_fit_are_passed_over(resident: Resident, make_work: MakeWork) -> None:

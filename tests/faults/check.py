@@ -15,18 +15,11 @@ from sqlalchemy.orm import Session
 
 from core.backup import named_keys
 from core.db import db_now
-from core.models import (
-    TERMINAL,
-    File,
-    Job,
-    JobEvent,
-    Model,
-    Snapshot,
-    WebhookDelivery,
-    WebhookEvent,
-)
+from core.models import TERMINAL, File, Job, JobEvent, Model, Snapshot
 from core.storage import Storage, StorageMissing
-from tests.faults.rig import Intent, Rig
+from core.webhook_models import WebhookDelivery, WebhookEndpoint, WebhookEvent
+from tests.faults.history import Intent
+from tests.faults.rig import Rig
 
 RUN_S = 24 * 3600  # the age at which a signature is still looked at: a run may take that long
 BROKEN = ("Traceback (most recent call last)", "attempt_broke", "request_failed", "janitor_task_broke", "relay_broke")
@@ -143,17 +136,19 @@ def _webhooks(session: Session, rig: Rig) -> Iterator[str]:
                 WebhookEvent.type.in_([f"fine_tuning.job.{status}" for status in TERMINAL]),
             )
         ).all()
-        if rig.secret and [event.type for event in ends] != [kind]:
+        if rig.secrets and [event.type for event in ends] != [kind]:
             yield f"{job.id} is {job.status}, and its webhook events are {[event.type for event in ends]}"
-    if not rig.secret:
-        return
-    for delivery in session.scalars(select(WebhookDelivery)):
-        if delivery.delivered_at is None:
-            yield f"lost: delivery {delivery.id} was not made"
+    undelivered = (
+        select(WebhookDelivery)
+        .join(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
+        .where(WebhookDelivery.delivered_at.is_(None), WebhookEndpoint.disabled_at.is_(None))
+    )
+    for delivery in session.scalars(undelivered):
+        yield f"lost: delivery {delivery.id} was not made"
     verify = OpenAI(api_key="none").webhooks.verify_signature
     bodies: dict[str, set[bytes]] = {}
     for received in rig.receiver.received:
-        verify(received.body, received.headers, secret=rig.secret, tolerance=RUN_S)
+        verify(received.body, received.headers, secret=rig.secrets[received.path], tolerance=RUN_S)
         bodies.setdefault(received.headers["webhook-id"], set()).add(received.body)
     for webhook_id, seen in bodies.items():
         if len(seen) > 1:

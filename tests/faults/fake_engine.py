@@ -18,6 +18,7 @@ import threading  # noqa: E402
 import time  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+from core.durable import NO_ROOM  # noqa: E402
 from core.protocol import (  # noqa: E402
     Check,
     CheckpointSaved,
@@ -27,6 +28,7 @@ from core.protocol import (  # noqa: E402
     Proof,
     Prove,
     Ready,
+    SnapshotFailed,
     SnapshotSaved,
     Started,
     Step,
@@ -46,6 +48,8 @@ POISON = b"poison"  # a training file that holds this word kills the engine at P
 HANG = b"hang forever"  # and this one makes it sleep there
 NAN = b"not a number"
 MEMORY = b"too large"
+HOST_MEMORY = b"host memory"
+HOST_BYTES = 1 << 36
 POISON_STEP = 7
 
 
@@ -81,6 +85,16 @@ def _begin(task: TrainTask, folder: WorkFolder, reports: Reports) -> State:
 
 
 def _save(state: State, task: TrainTask, folder: WorkFolder, reports: Reports) -> None:
+    """As the real engine does: without room it says so, and goes on."""
+    try:
+        _save_whole(state, task, folder, reports)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        reports(SnapshotFailed(step=state.step, reason=str(error)))
+
+
+def _save_whole(state: State, task: TrainTask, folder: WorkFolder, reports: Reports) -> None:
     text = json.dumps({"step": state.step, "link": state.link}).encode()
     manifest = json.dumps({"sha256": hashlib.sha256(text).hexdigest()}).encode()
     target = folder.snapshots / f"step-{state.step:08d}-attempt-{task.attempt}"
@@ -137,6 +151,11 @@ def _train(item: Work, folder: WorkFolder, reports: Reports) -> Failed | None:
                 return Failed(kind="user", code="loss_not_finite", message=text)
             if MEMORY in data:
                 return Failed(kind="out_of_memory", code="out_of_memory", message="the device's memory was not enough")
+            if HOST_MEMORY in data:
+                try:
+                    bytearray(HOST_BYTES)
+                except MemoryError:
+                    return Failed(kind="out_of_memory", code="out_of_memory", message="the memory was not enough")
         state.advance()
         reports(
             Step(

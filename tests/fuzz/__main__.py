@@ -68,6 +68,7 @@ def main() -> None:
         table.add_row("mutated files", str(tally.mutants), "", f"{tally.seconds:.1f}", "",
                       "; ".join(disagreements[:3]) or kinds)  # fmt: skip
         sequences, cells, leaks, broken = 0, 0, 0, 0
+        violations: list[str] = []
         for kind in KINDS:
             (Path(scratch) / kind).mkdir()
             with web_side(kind, Path(scratch) / kind) as web:
@@ -82,12 +83,15 @@ def main() -> None:
                     ran = job_life.run(web, options.sequences)
                     sequences += ran.sequences
                     found = ", ".join(f"{count} {status}" for status, count in ran.ended.most_common())
-                except AssertionError as error:
+                except Exception as error:  # whatever it raised is a violation, and the rest is still counted
                     broken += 1
-                    found = f"violated: {error}"
+                    found = "violated"
+                    violations.append("\n".join([repr(error), *getattr(error, "__notes__", [])]))
                 table.add_row(f"jobs in any order, {kind}", str(options.sequences), "",
                               f"{time.monotonic() - started:.1f}", "", found)  # fmt: skip
     Console(width=160).print(table)
+    for violation in violations:
+        print(violation)
     print(
         json.dumps(
             {

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import httpx
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -43,8 +43,8 @@ class Ran:
     ended: Counter[str] = field(default_factory=Counter)
 
 
-def run(place: Place, sequences: int, steps: int = 50) -> Ran:
-    """Raises the first violation, with the shortest sequence that leads to it."""
+def run(place: Place, sequences: int, steps: int = 50, *, shrink: bool = True) -> Ran:
+    """Raises the first violation, with the shortest sequence that leads to it, or with `shrink` off with the first."""
     ran = Ran()
     run_state_machine_as_test(
         _machine(place, ran),
@@ -54,6 +54,7 @@ def run(place: Place, sequences: int, steps: int = 50) -> Ran:
             deadline=None,
             database=None,
             derandomize=True,
+            phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
             suppress_health_check=list(HealthCheck),
         ),
     )
@@ -71,16 +72,19 @@ def _machine(place: Place, ran: Ran) -> type[RuleBasedStateMachine]:
             self.seen: dict[str, JobStatus] = {}
             self.held: dict[str, Claim] = {}
             self.lost: list[Claim] = []
+            self.models: list[str] = []
 
         @initialize()
         def begin(self) -> None:
             ran.sequences += 1
 
+        # By the order in which jobs were made, never by their ids: those are drawn anew when a sequence is replayed
         def job(self, number: int) -> str:
-            return sorted(self.seen)[number % len(self.seen)]
+            return list(self.seen)[number % len(self.seen)]
 
         def claim(self, number: int) -> Claim:
-            return self.held[sorted(self.held)[number % len(self.held)]]
+            held = [job_id for job_id in self.seen if job_id in self.held]
+            return self.held[held[number % len(held)]]
 
         def did(self, name: str) -> None:
             ran.steps[name] += 1
@@ -98,7 +102,7 @@ def _machine(place: Place, ran: Ran) -> type[RuleBasedStateMachine]:
             self.did("create")
 
         @precondition(lambda self: self.seen)
-        @rule(number=NUMBER, verb=st.sampled_from(("cancel", "pause", "resume")))
+        @rule(number=NUMBER, verb=st.sampled_from(("pause", "resume", "cancel")))
         def ask(self, number: int, verb: str) -> None:
             job_id = self.job(number)
             before = self.seen[job_id]
@@ -111,28 +115,49 @@ def _machine(place: Place, ran: Ran) -> type[RuleBasedStateMachine]:
             }[verb]  # fmt: skip
             assert answer.status_code == (200 if before in allowed else 400), (verb, before, answer.text)
             self.did(verb)
+            if before not in TERMINAL and self.now(job_id) not in TERMINAL:
+                self.keep_file()
 
-        @rule()
-        def delete_file(self) -> None:
+        def keep_file(self) -> None:
             """It cannot go while an unfinished job needs it."""
-            if all(status in TERMINAL for status in self.seen.values()):
-                return
             answer = self.http.delete(f"/v1/files/{file_id}")
             assert (answer.status_code, answer.json()["error"]["code"]) == (400, "file_in_use")
             self.did("delete")
 
+        def now(self, job_id: str) -> str:
+            with place.database.read() as session:
+                return session.scalars(select(Job.status).where(Job.id == job_id)).one()
+
+        @precondition(lambda self: self.models)
+        @rule()
+        def delete_model(self) -> None:
+            """What a finished job made may go, and the job stays finished."""
+            path = f"/v1/models/{self.models.pop()}"
+            assert self.http.delete(path).status_code == 200
+            assert self.http.delete(path).status_code == 404
+            self.did("delete model")
+
         # Those that work
 
-        @rule(training=st.booleans())
-        def take(self, training: bool) -> None:
+        @precondition(lambda self: self.waiting(JobStatus.VALIDATING_FILES))
+        @rule()
+        def take_preparation(self) -> None:
             with place.database.begin() as session:
-                if training:
-                    claim = claims.claim_training(session, WORKER, 600)
-                else:
-                    claim = claims.claim_preparation(session, "prepare", 600)
-            if claim is None:
-                return
-            assert claim.job_id not in self.held, "claimed twice"
+                self.took(claims.claim_preparation(session, "prepare", 600), JobStatus.VALIDATING_FILES)
+
+        @precondition(lambda self: self.waiting(JobStatus.QUEUED))
+        @rule()
+        def take_training(self) -> None:
+            with place.database.begin() as session:
+                self.took(claims.claim_training(session, WORKER, 600), JobStatus.QUEUED)
+
+        def waiting(self, status: JobStatus) -> list[str]:
+            """What can be claimed, by the rows as they were seen last."""
+            return [job_id for job_id, now in self.seen.items() if now == status and job_id not in self.held]
+
+        def took(self, claim: Claim | None, status: JobStatus) -> None:
+            assert claim is not None, "what waits was not given out"
+            assert claim.job_id in self.waiting(status), "claimed twice"
             self.held[claim.job_id] = claim
             self.did("claim")
 
@@ -170,12 +195,19 @@ def _machine(place: Place, ran: Ran) -> type[RuleBasedStateMachine]:
             self.did("lose")
 
         @precondition(lambda self: self.held)
-        @rule(number=NUMBER, how=st.sampled_from(("finish", "finish", "fail", "cancelled", "paused", "drained")))
-        def end(self, number: int, how: str) -> None:
+        @rule(number=NUMBER)
+        def finish(self, number: int) -> None:
+            self.end(self.claim(number), "finish")
+
+        @precondition(lambda self: self.held)
+        @rule(number=NUMBER, how=st.sampled_from(("cancelled", "paused", "drained", "fail")))
+        def stop(self, number: int, how: str) -> None:
             claim = self.claim(number)
+            # what prepares is not stopped: it comes to an end by itself
+            self.end(claim, "fail" if claim.job.status == JobStatus.VALIDATING_FILES else how)
+
+        def end(self, claim: Claim, how: str) -> None:
             is_preparing = claim.job.status == JobStatus.VALIDATING_FILES
-            if is_preparing and how not in ("finish", "fail"):
-                return
             expected = self.in_force(claim)
             with place.database.begin() as session:
                 if how == "fail":
@@ -201,7 +233,7 @@ def _machine(place: Place, ran: Ran) -> type[RuleBasedStateMachine]:
             if not expected:
                 with place.database.begin() as session:
                     return claim.beat(session, 600) is not None
-            place.publish(claim, 9, final=True)
+            self.models.append(place.publish(claim, 9, final=True))
             return True
 
         @precondition(lambda self: self.lost)

@@ -161,7 +161,7 @@ def tried(web: Place) -> Matrix:
     matrix = Matrix(routes=len(routes()))
     owner = belongings(web, "owner")
     _shut_out(web, matrix, owner)
-    _another_tenant(web, matrix, owner)
+    another_tenant(web, matrix, owner)
     _own_project(web, matrix, owner.tenant.key, "owner", set(Scope), owner)
     limited = belongings(web, "limited")
     read = web.key(limited.tenant.project_id, scopes=["read"])
@@ -198,7 +198,7 @@ def _shut_out(web: Place, matrix: Matrix, owner: Belongings) -> None:
                     _judge(matrix, answer.status_code == 401, who, name, answer)
 
 
-def _another_tenant(web: Place, matrix: Matrix, owner: Belongings) -> None:
+def another_tenant(web: Place, matrix: Matrix, owner: Belongings) -> None:
     """With every scope in its own project: what is foreign answers as what is not there."""
     other = web.tenant("other", scopes=list(Scope))
     own_file = other.upload()

@@ -15,6 +15,7 @@ import uvicorn
 
 from api.app import create_app
 from api.body import Pace
+from api.http_head import BoundedHead
 from core.settings import load_settings
 
 ALLOWED, INSIDE, PUBLIC = "127.0.0.2", "127.0.0.1", "93.184.216.34"
@@ -37,7 +38,8 @@ def main() -> None:
     socket.getaddrinfo = resolver(socket.getaddrinfo)
     settings = load_settings()
     app = create_app(settings, with_background=False, pace=Pace(idle_s=0.8, window_s=0.4, bytes_per_s=2000))
-    uvicorn.run(app, host=settings.host, port=int(os.environ["ATTUNE_PORT"]), log_level="warning", access_log=False)
+    port = int(os.environ["ATTUNE_PORT"])
+    uvicorn.run(app, host=settings.host, port=port, http=BoundedHead, log_level="warning", access_log=False)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from core import claims, jobs
 from core.claims import Claim, WorkerFacts
 from core.db import Database
 from core.jobs import NewEvent
-from core.models import WebhookDelivery
+from core.webhook_models import WebhookDelivery
 from tests.bench.upload import MIB, Peak
 from tests.live import ROOT
 from tests.load.deployment import LABEL, Deployment, mine

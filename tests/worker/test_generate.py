@@ -86,6 +86,35 @@ def test_requests_of_several_adapters_take_turns_without_touching_each_other(gen
     assert [[text] for text in said] == alone
 
 
+def test_a_scale_is_of_one_request_alone(generator: Generator) -> None:
+    """0 is the base, 1 the model, 2 what twice the factors say; while others take their turns."""
+
+    def begin(adapter: str | None, scale: float = 1.0) -> Generation:
+        shown = Sampling(max_tokens=24, temperature=0.0, top_logprobs=1)
+        return generator.begin(prompt(generator), shown, adapter, adapter_scale=scale)
+
+    def outcome(deltas: list[Delta]) -> list[TokenLogprob]:
+        return [logprob for delta in deltas for logprob in delta.logprobs]
+
+    base, tuned = (outcome(finish(generator, begin(name))) for name in (None, "tuned"))
+    for layer in generator.lora.layers.values():
+        layer.factors["tuned"].b.data.mul_(2.0)
+    doubled = outcome(finish(generator, begin("tuned")))
+    for layer in generator.lora.layers.values():
+        layer.factors["tuned"].b.data.mul_(0.5)
+    scales = (0.0, 1.0, 2.0, 0.5)
+    live = [begin("tuned", scale) for scale in scales]
+    deltas: list[list[Delta]] = [[] for _ in scales]
+    while not all(generation.done for generation in live):
+        for i, generation in enumerate(live):
+            if not generation.done:
+                deltas[i] += generator.step(generation)
+    nothing, whole, twice, half = map(outcome, deltas)
+    assert (nothing, whole) == (base, tuned)
+    assert [token.token_id for token in twice] == [token.token_id for token in doubled]
+    assert half not in (base, tuned)
+
+
 def test_a_long_prompt_comes_in_parts(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = texts(generator, GREEDY)
     monkeypatch.setattr(generate, "PREFILL_TOKENS", 7)

@@ -252,6 +252,9 @@ def test_n_seed_stop_and_logprobs(client: OpenAI) -> None:
         ({"response_format": schema({"not": {}})}, 400, "invalid_json_schema", "response_format"),
         ({"response_format": schema({"enum": ["x" * 33_000]})}, 400, "invalid_json_schema", "response_format"),
         ({"attune": {"scale": 2}}, 400, "invalid_value", "attune.scale"),
+        ({"attune": {"adapter_scale": 2.1}}, 400, "invalid_value", "attune.adapter_scale"),
+        ({"attune": {"adapter_scale": -1}}, 400, "invalid_value", "attune.adapter_scale"),
+        ({"model": "tiny", "attune": {"adapter_scale": 1}}, 400, "adapter_scale_unsupported", "attune.adapter_scale"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_answered_is_refused(
@@ -263,6 +266,20 @@ def test_what_cannot_be_answered_is_refused(
     error = caught.value
     assert (error.status_code, error.code, error.param) == (status, code, param)
     assert error.body["message"]  # type: ignore[index]
+
+
+def test_the_scale_of_an_adapter_goes_from_the_base_to_the_model(client: OpenAI) -> None:
+    def said(model: str, **ours: float) -> str | None:
+        return ask(client, model, extra_body={"attune": ours} if ours else {}).choices[0].message.content
+
+    assert said(TUNED, adapter_scale=0) == said("tiny") != ANSWER
+    assert said(TUNED, adapter_scale=1) == said(TUNED) == ANSWER
+    text = {"prompt": QUESTION, "temperature": 0, "max_tokens": 8}
+    base, nothing = (
+        client.completions.create(model=model, extra_body=extra, **text).choices[0].text  # pyright: ignore
+        for model, extra in (("tiny", {}), (TUNED, {"attune": {"adapter_scale": 0}}))
+    )
+    assert base == nothing
 
 
 def test_what_changes_no_answer_is_ignored(client: OpenAI) -> None:

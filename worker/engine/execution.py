@@ -14,7 +14,8 @@ import torch
 from core import memory_plan
 from core.memory_plan import CPU_MICRO_TOKENS, CPU_SHARE, CUDA_MICRO_TOKENS, CUDA_SHARE, Workload
 from core.model_shape import shape_of
-from core.spec import Execution, Quantization, Resolved, Training
+from core.protocol import TrainTask
+from core.spec import Execution, Quantization, Training
 from worker.engine.model import Precision, parameter_count, resolve_device
 
 WHOLE_BYTES = 2  # of a dequantised weight on a GPU
@@ -54,15 +55,15 @@ def choose_precision(device: torch.device) -> Precision:
     return "bfloat16" if _cpu_has_bfloat16() else "float32"
 
 
-def choose(folder: Path, resolved: Resolved, workload: Workload, device: str, threads: int) -> Execution:
+def choose(task: TrainTask, workload: Workload, threads: int) -> Execution:
     """The execution of a run that has none yet: what the plan's memory allows on this device."""
-    target = resolve_device(device)
+    target, folder, resolved = resolve_device(task.device), Path(task.base_folder), task.resolved
     on_gpu = target.type == "cuda"
     shape = shape_of(json.loads((folder / "config.json").read_bytes()), parameter_count(folder))
     least, most = CUDA_MICRO_TOKENS if on_gpu else CPU_MICRO_TOKENS
     # What every weight is trained in has to hold its smallest change
     precision = "float32" if resolved.training is Training.FULL else choose_precision(target)
-    room = device_memory_bytes(target) * (CUDA_SHARE if on_gpu else CPU_SHARE)
+    room = (task.memory_bytes or device_memory_bytes(target)) * (CUDA_SHARE if on_gpu else CPU_SHARE)
     chosen = memory_plan.choose(
         resolved,
         shape,

@@ -1,7 +1,7 @@
 """Does the plan hold on this device? One worst-case pack before the first step, and the ladder for where it does not.
 
 Every rung keeps the mathematics of a step the same: fewer tokens in each micro-step with more micro-steps, then
-activations made again instead of kept.
+activations made again instead of kept, then weights dequantised for each product instead of once.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from worker.engine.pack import Segment
 from worker.engine.randomness import random_states, restore_random_states
 
 LEAST_TOKENS = 8  # of a micro-step's budget, as `Execution` bounds it
+# Left free by a pack that counts as fitting: later ones leave other holes in the heap. Never touched, so it is no use
+# of a CPU's memory
+MARGIN_BYTES = 32 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,9 @@ def try_pack(
     failure: Exception | None = None
     held: list[torch.Tensor] = []
     try:
+        held.append(torch.empty(MARGIN_BYTES, dtype=torch.uint8, device=parameters[0].device))
         if not optimizer.state:  # the two moments, which the first step makes
-            held = [torch.zeros_like(one) for one in parameters for _ in range(2)]
+            held += [torch.zeros_like(one) for one in parameters for _ in range(2)]
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)  # of an earlier micro-step
         run()
@@ -100,5 +104,14 @@ def next_rung(execution: Execution, longest_tokens: int) -> Rung | None:
             f"The device's memory is not enough for the longest example, {longest_tokens} tokens: activations are "
             "made again in the backward pass, which takes about a third longer. The result is the same.",
             {"micro_tokens": tokens, "checkpointing": True},
+        )
+    if execution.dequantised:
+        lower = execution.model_copy(update={"dequantised": False})
+        return Rung(
+            lower,
+            "The device's memory is not enough for dequantised weights beside the longest example, "
+            f"{longest_tokens} tokens: the base stays in 4 bit and is dequantised for each product. The result is "
+            "the same.",
+            {"micro_tokens": tokens, "checkpointing": True, "dequantised": False},
         )
     return None

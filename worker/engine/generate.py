@@ -71,6 +71,7 @@ class Generation:
     sampling: Sampling
     sequences: list[_Sequence]
     cache: DynamicCache
+    adapter_scale: float = 1.0  # over the scale that the adapter was trained with
     live: list[_Sequence] = field(default_factory=list)  # row by row of the cache
     prefilled: int = 0
 
@@ -152,8 +153,11 @@ class Generator:
         sampling: Sampling,
         adapter: str | None = None,
         grammar: Grammar | None = None,
+        *,
+        adapter_scale: float = 1.0,
     ) -> Generation:
-        """A request that has not yet run; with `grammar`, every answer of it follows that.
+        """A request that has not yet run; with `grammar`, every answer of it follows that. `adapter_scale`: how strong
+        the adapter is for this request alone; at 0 the answer is the base's to the adapter's prompt.
 
         Raises AttuneError when it does not fit the context, or when the grammar cannot be followed.
         """
@@ -170,7 +174,7 @@ class Generator:
             for index in range(sampling.n)
         ]
         cache = DynamicCache(config=self.model.config)
-        return Generation(list(prompt_ids), adapter, sampling, sequences, cache, live=list(sequences))
+        return Generation(list(prompt_ids), adapter, sampling, sequences, cache, adapter_scale, live=list(sequences))
 
     def _vocabulary(self, renderer: Renderer) -> Vocabulary:
         key = (renderer.template.tokenizer_sha256, renderer.template.stop_ids)
@@ -185,7 +189,7 @@ class Generator:
 
         Raises Unavailable when the request needs more of the GPU's memory than is free.
         """
-        self.lora.activate(generation.adapter)
+        self.lora.activate(generation.adapter, generation.adapter_scale)
         try:
             if generation.prefilled == len(generation.prompt_ids):
                 last_S1 = torch.tensor([[sequence.answer.token_ids[-1]] for sequence in generation.live])

@@ -114,6 +114,7 @@ class LoraLinear(nn.Module):
         self.layer = layer
         self.factors: dict[str, Factors] = {}
         self.active: str | None = None
+        self.strength = 1.0  # of the active adapter, over its own scale
         self.dropping = False  # dropout in effect; the base itself never leaves eval mode
 
     @property
@@ -126,13 +127,14 @@ class LoraLinear(nn.Module):
         own = self.factors.get(self.active) if self.active is not None else None
         if own is None:
             return self.layer(x)
+        scale = own.scale * self.strength
         if torch.is_grad_enabled():
             flat = x.reshape(-1, x.shape[-1])
             dropout = own.dropout if self.dropping else 0.0
-            y = _LoraFunction.apply(flat, own.a, own.b, self.layer, own.scale, dropout)
+            y = _LoraFunction.apply(flat, own.a, own.b, self.layer, scale, dropout)
             return y.view(*x.shape[:-1], y.shape[-1])
         h = F.linear(x, own.a.to(x.dtype))
-        return torch.add(self.layer(x), F.linear(h, own.b.to(x.dtype)), alpha=own.scale)
+        return torch.add(self.layer(x), F.linear(h, own.b.to(x.dtype)), alpha=scale)
 
 
 class LoraModules:
@@ -236,11 +238,12 @@ class LoraModules:
             if any(path == wanted or path.endswith("." + wanted) for wanted in settings.target_modules)
         ]
 
-    def activate(self, name: str | None) -> None:
-        """Put one adapter in effect, or none."""
+    def activate(self, name: str | None, strength: float = 1.0) -> None:
+        """Put one adapter in effect, or none. At a `strength` of 0 the linears are the base's own, bit for bit."""
         assert name is None or name in self.settings
         for layer in self.layers.values():
-            layer.active = name
+            layer.active = name if strength else None
+            layer.strength = strength
         self.active = name
 
     def training(self, on: bool) -> None:

@@ -65,6 +65,8 @@ def load_base(
     except ValueError as error:  # transformers' word for an unknown or unfit architecture
         reason = str(error).splitlines()[0].replace(str(folder), folder.name)
         raise AttuneError(f"this base cannot be loaded: {reason}", code="base_unusable", param="model") from error
+    if quantization is not Quantization.NONE:
+        _let_the_files_go(model)
     model.requires_grad_(False)
     model.eval()
     _keep_weights_trainable_through(model)
@@ -96,6 +98,14 @@ def _keep_weights_trainable_through(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def _let_the_files_go(model: nn.Module) -> None:
+    """Copy what is no quantised weight. On a CPU such a tensor is a view of a mapped file, and one of them keeps all
+    pages in memory that were read to quantise the rest."""
+    for parameter in model.parameters():
+        if type(parameter) is nn.Parameter and parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()
 
 
 def keep_dequantised(model: PreTrainedModel, precision: Precision) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-# What torch's CPU allocator says; it raises a plain RuntimeError
-_CPU_ALLOCATOR = ("can't allocate memory", "not enough memory")
+# What torch's CPU allocator says, and C++'s in a library below; each comes as a plain RuntimeError
+_CPU_ALLOCATOR = ("can't allocate memory", "not enough memory", "bad_alloc")
 
 
 def is_out_of_memory(error: Exception) -> bool:

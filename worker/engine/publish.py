@@ -48,7 +48,11 @@ def published(folder: Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     crash_points.here("snapshot.begun")
-    yield temporary
+    try:
+        yield temporary
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)  # what found no room must not take it either
+        raise
     crash_points.here("snapshot.manifest")
     sync_folder(temporary)
     shutil.rmtree(folder, ignore_errors=True)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from core.errors import AttuneError
 from core.spec import Quantization
-from worker.engine.model import Precision, load_base, resolve_device
+from worker.engine.model import Precision, keep_dequantised, load_base, resolve_device
 from worker.engine.quantised import QuantisedCopies
 from worker.engine.token_cache import TokenCache
 from worker.engine.verify import verify
@@ -42,6 +42,7 @@ class Resident:
         self.tokens = TokenCache(cache / "tokens" if cache else None)
         self._key: BaseKey | None = None
         self._model: PreTrainedModel | None = None
+        self._dequantised = False
 
     def base(
         self,
@@ -52,11 +53,17 @@ class Resident:
         device: str,
         *,
         double_quantization: bool = True,
+        dequantised: bool | None = None,
     ) -> PreTrainedModel:
-        """The base, from memory or loaded and verified now. Raises AttuneError where it cannot be trained."""
+        """The base, from memory or loaded and verified now. Raises AttuneError where it cannot be trained.
+
+        `dequantised`: 4-bit weights are made plain once (True), or are to be in 4 bit (False); None: as they are.
+        """
         target = str(resolve_device(device))
         key = BaseKey(folder.resolve(), revision, quantization, precision, target, double_quantization)
-        if self._key == key and self._model is not None:
+        if self._key == key and self._model is not None and not (self._dequantised and dequantised is False):
+            if dequantised:
+                self._keep_dequantised(self._model, precision)
             return self._model
         self.drop()
         begun = time.perf_counter()
@@ -67,7 +74,13 @@ class Resident:
             file=sys.stderr,
         )
         self._key, self._model = key, model
+        if dequantised:
+            self._keep_dequantised(model, precision)
         return model
+
+    def _keep_dequantised(self, model: PreTrainedModel, precision: Precision) -> None:
+        keep_dequantised(model, precision)
+        self._dequantised = True
 
     def _load(self, key: BaseKey) -> PreTrainedModel:
         """From a quantised copy where there is one; from the base's own files, and kept, where there is none."""
@@ -90,6 +103,7 @@ class Resident:
     def drop(self) -> None:
         """Free the base."""
         self._key = self._model = None
+        self._dequantised = False
         self.release_scratch()
 
     def release_scratch(self) -> None:

@@ -7,7 +7,6 @@ Everything a resumed run needs is in the snapshot.
 
 from __future__ import annotations
 
-import math
 import sys
 import threading
 import time
@@ -16,15 +15,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
 from pydantic import BaseModel
 from transformers import PreTrainedModel
 
-from core.errors import AttuneError
+from core.durable import NO_ROOM
 from core.protocol import (
     CheckpointSaved,
     Message,
     Sample,
+    SnapshotFailed,
     SnapshotSaved,
     Started,
     Step,
@@ -35,25 +34,19 @@ from core.protocol import (
 )
 from core.render import Renderer
 from core.spec import Execution
+from worker.engine import reports
 from worker.engine.adapter import JsonValue
 from worker.engine.checkpointing import Recomputed
 from worker.engine.data import Batches, Dataset, probe_segments
 from worker.engine.early_stopping import EarlyStopping
 from worker.engine.fitting import longest_unit, next_rung, try_pack, worst_pack
-from worker.engine.full import FullWeights, full_pack_loss, stored_dtype
+from worker.engine.full import FullWeights, stored_dtype
+from worker.engine.gradients import Gradients
 from worker.engine.lora import LoraModules
-from worker.engine.loss import Head, Mean, Rewards, mean_loss, pack_loss
 from worker.engine.model import parameter_count, resolve_device
-from worker.engine.optimizer import (
-    clip_gradients,
-    learning_rate,
-    load_state_tensors,
-    make_optimizer,
-    state_tensors,
-)
-from worker.engine.pack import Pack, Segment, pack_micro_steps
+from worker.engine.optimizer import learning_rate, load_state_tensors, make_optimizer, state_tensors
 from worker.engine.parallel import World
-from worker.engine.preference import Preference, pairs_of, preferred_tokens
+from worker.engine.preference import Preference
 from worker.engine.randomness import random_states, restore_random_states
 from worker.engine.result import write_result
 from worker.engine.samples import Sampler
@@ -65,33 +58,25 @@ from worker.engine.snapshot import (
     prune,
     save_snapshot,
 )
-from worker.engine.watch import shown, watch
+from worker.engine.validation import Validation
+from worker.engine.watch import watch
 
 SNAPSHOT_SHARE = 0.05  # of the running time that snapshots may take at most
 
 Reporter = Callable[[BaseModel], None]
 
 
-class LossNotFinite(AttuneError):
-    """The loss or its gradient became NaN or infinite."""
-
-    def __init__(self, step: int, lines: list[int], what: str) -> None:
-        super().__init__(
-            f"step {step}: the {what} is not finite; the step trained on {shown(lines)} of the training file. "
-            "Lower learning_rate_multiplier, and look at these lines",
-            code="loss_not_finite",
-            param="hyperparameters.learning_rate_multiplier",
-        )
-
-
 @dataclass(frozen=True)
-class _Learnt:
-    """What one optimizer step saw, before it moved the adapter."""
+class Prepared:
+    """A task with its data read: what a run is made from, however the device will hold the base."""
 
-    loss: float
-    accuracy: float
-    norm: float  # of the gradient before clipping
-    rewards: Rewards | None
+    task: TrainTask
+    folder: WorkFolder
+    renderer: Renderer
+    training: Dataset
+    validation: Dataset | None
+    identity: Identity
+    snapshot: Snapshot | None  # to go on from
 
 
 class Run:
@@ -99,12 +84,7 @@ class Run:
 
     def __init__(
         self,
-        task: TrainTask,
-        folder: WorkFolder,
-        renderer: Renderer,
-        training: Dataset,
-        validation: Dataset | None,
-        identity: Identity,
+        prepared: Prepared,
         chosen: Execution,
         model: PreTrainedModel,
         modules: LoraModules | FullWeights,
@@ -112,39 +92,40 @@ class Run:
         report: Reporter,
         world: World,
     ) -> None:
+        task = prepared.task
         self.task = task
         self.resolved = task.resolved
-        self.folder = folder
-        self.renderer = renderer
-        self.training = training
-        self.validation = validation
-        self.identity = identity
+        self.folder = prepared.folder
+        self.renderer = prepared.renderer
+        self.training = prepared.training
+        self.identity = prepared.identity
+        self.snapshot = prepared.snapshot
         self.execution = chosen
         self.device = resolve_device(task.device)
         self.model = model
-        self.head = Head(model)
         self.recomputed = Recomputed(model)
         self.modules = modules
-        self.preference = preference  # of the method dpo
         self.parameters = modules.parameters()
         self.optimizer = make_optimizer(self.parameters, task.resolved)
-        self.batches = Batches(len(training), task.resolved.batch_size, task.seed)
+        self.batches = Batches(len(self.training), task.resolved.batch_size, task.seed)
+        self.gradients = Gradients(
+            model, modules, preference, max_grad_norm=task.resolved.max_grad_norm, seed=task.seed, world=world
+        )
+        self.validation = Validation(model, prepared.validation, preference, task.resolved, world)
         self.world = world
         self.report = report
         self.progress = Progress()
         patience = task.resolved.early_stopping_patience
         self.stopping = None if patience is None else EarlyStopping(patience)
         adapters = None if isinstance(modules, FullWeights) else modules
-        self.pack_loss = full_pack_loss if adapters is None else pack_loss
-        self.sampler = Sampler(model, adapters, renderer, task.resolved.sample_prompts, folder.training)
-        # The loss of guessing: among all tokens, or which of two answers is preferred
-        self.guess = math.log(2 if preference else self.head.weight.shape[0])
+        self.sampler = Sampler(model, adapters, self.renderer, task.resolved.sample_prompts, self.folder.training)
         self.snapshot_cost_s = 0.0
         self.snapshot_at_s = time.monotonic()
         self.snapshot_step = 0
 
-    def begin(self, snapshot: Snapshot | None) -> None:
-        """Take up the snapshot's state, and say what is about to run."""
+    def take_up(self) -> None:
+        """The state that the snapshot holds; without one the run is fresh."""
+        snapshot = self.snapshot
         if snapshot is not None:
             self.modules.set_weights(snapshot.adapter)
             load_state_tensors(self.optimizer, snapshot.optimizer)
@@ -153,11 +134,37 @@ class Run:
             if self.stopping is not None:
                 self.stopping.resume(self.progress.best, snapshot.best)
             self.snapshot_step = self.progress.step
-            self._warn_of_differences(snapshot)
         self.world.wait()  # until every process has read the snapshot
         if self.world.first:
             prune(self.folder.snapshots, self.task.keep_snapshots)
-        self._prove_plan()
+
+    def prove_plan(self) -> bool:
+        """Run the worst pack once. Where memory is not enough, go down the ladder, whose every rung keeps the
+        mathematics the same; raises what the last rung did.
+
+        False: `execution` now wants a base held otherwise, for which there has to be another run.
+        """
+        units = self.gradients.units([one for i in range(len(self.training)) for one in self.training.segments(i)])
+        while True:
+            self.recomputed.switch(self.execution.checkpointing)
+            worst = worst_pack(units, self.execution.micro_tokens, self.resolved.batch_size)
+            failure = try_pack(partial(self.gradients.of_pack, worst), self.parameters, self.optimizer)
+            if not any(self.world.gather([failure is not None])):
+                return True
+            lower = next_rung(self.execution, longest_unit(units))
+            if lower is None:
+                raise failure or MemoryError("another process of this job has not enough memory")
+            self._log(lower.message)
+            self.report(Message(level="warn", message=lower.message, data=lower.data))
+            is_held_so = lower.execution.dequantised == self.execution.dequantised
+            self.execution = lower.execution
+            if not is_held_so:
+                return False
+
+    def begin(self) -> None:
+        """Say what is about to run."""
+        if self.snapshot is not None:
+            self._warn_of_differences(self.snapshot)
         trainable = sum(parameter.numel() for parameter in self.parameters)
         added = 0 if isinstance(self.modules, FullWeights) else trainable
         started = Started(
@@ -178,26 +185,6 @@ class Run:
             f"{self.resolved.total_steps}, {len(self.training)} examples, {self.training.tokens} tokens, "
             f"{trainable} trainable parameters, {self.execution}"
         )
-
-    def _prove_plan(self) -> None:
-        """Run the worst pack once. Where memory is not enough, go down the ladder, whose every rung keeps the
-        mathematics the same; raises what the last rung did."""
-        units = self._units([one for i in range(len(self.training)) for one in self.training.segments(i)])
-        while True:
-            self.recomputed.switch(self.execution.checkpointing)
-            worst = worst_pack(units, self.execution.micro_tokens, self.resolved.batch_size)
-            failure = try_pack(partial(self._backward_once, worst), self.parameters, self.optimizer)
-            if not any(self.world.gather([failure is not None])):
-                return
-            lower = next_rung(self.execution, longest_unit(units))
-            if lower is None:
-                raise failure or MemoryError("another process of this job has not enough memory")
-            self.execution = lower.execution
-            self._log(lower.message)
-            self.report(Message(level="warn", message=lower.message, data=lower.data))
-
-    def _backward_once(self, segments: list[Segment]) -> None:
-        self._score(segments, 1.0)[0].backward()
 
     def _warn_of_differences(self, snapshot: Snapshot) -> None:
         manifest, versions = snapshot.manifest, library_versions()
@@ -225,7 +212,7 @@ class Run:
             step = self._step()
             self.report(step)
             if self.stopping is not None:
-                self.stopping.take(_checkpoint(step, self.folder.adapter), self.modules.weights())
+                self.stopping.take(reports.of_checkpoint(step, self.folder.adapter), self.modules.weights())
                 self.progress = self.progress.model_copy(update={"best": self.stopping.best})
             if step.step == step.total_steps or (self.stopping is not None and self.stopping.is_over):
                 self._finish(step)
@@ -233,7 +220,7 @@ class Run:
             if step.step % self.resolved.checkpoint_every_steps == 0:
                 folder = self.folder.checkpoints / f"step-{step.step}"
                 self._publish(folder, {})
-                self.report(_checkpoint(step, folder, self._samples()))
+                self.report(reports.of_checkpoint(step, folder, self._samples()))
             if self._snapshot_is_due():
                 self._save_snapshot()
 
@@ -242,13 +229,11 @@ class Run:
         begun = time.perf_counter()
         number = self.progress.step + 1
         segments = [segment for i in self.batches.of_step(number) for segment in self.training.segments(i)]
-        # What the loss is a mean of: pairs, or supervised tokens
-        weight = len(segments) // 2 if self.preference else sum(int(segment.mask.sum()) for segment in segments)
         tokens = sum(len(segment.token_ids) for segment in segments)
         rate = learning_rate(number, self.resolved)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        learnt = self._backward(segments, weight, number)
+        learnt = self.gradients.of_step(segments, number, self.execution.micro_tokens)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - begun
@@ -257,119 +242,19 @@ class Run:
         self.progress = Progress(
             step=number,
             trained_tokens=self.progress.trained_tokens + tokens,
-            epoch_nll=learnt.loss * weight + (0.0 if first_of_epoch else self.progress.epoch_nll),
-            epoch_supervised=weight + (0 if first_of_epoch else self.progress.epoch_supervised),
-            watched=watch(self.progress.watched, number, learnt.loss, self.guess, [one.line for one in segments]),
+            epoch_nll=learnt.loss * learnt.weight + (0.0 if first_of_epoch else self.progress.epoch_nll),
+            epoch_supervised=learnt.weight + (0 if first_of_epoch else self.progress.epoch_supervised),
+            watched=watch(
+                self.progress.watched, number, learnt.loss, self.gradients.guess, [one.line for one in segments]
+            ),
             best=self.progress.best,
         )
-        few, full = self._validate(number)
-        self._log(
-            f"step {number}/{self.resolved.total_steps} loss {learnt.loss:.4f} norm {learnt.norm:.3f} "
-            f"rate {rate:.3g} {tokens} tokens {tokens / seconds:.0f} tokens/s"
-            + (f" rewards {learnt.rewards.accuracy:.2f} by {learnt.rewards.margin:.3f}" if learnt.rewards else "")
-            + (f" validation {few.loss:.4f}" if few else "")
-            + (f" full validation {full.loss:.4f}" if full else "")
+        few, full = self.validation.at(number, self.execution.micro_tokens, ends_epoch=self.batches.ends_epoch(number))
+        step = reports.of_step(
+            number, self.resolved.total_steps, learnt, few, full, rate=rate, tokens=tokens, seconds=seconds
         )
-        return Step(
-            step=number,
-            total_steps=self.resolved.total_steps,
-            train_loss=learnt.loss,
-            train_mean_token_accuracy=learnt.accuracy,
-            learning_rate=rate,
-            grad_norm=learnt.norm,
-            tokens=tokens,
-            tokens_per_s=tokens / seconds,
-            valid_loss=few.loss if few else None,
-            valid_mean_token_accuracy=few.accuracy if few else None,
-            full_valid_loss=full.loss if full else None,
-            full_valid_mean_token_accuracy=full.accuracy if full else None,
-            **_rewards("", learnt.rewards),
-            **_rewards("valid_", few.rewards if few else None),
-            **_rewards("full_valid_", full.rewards if full else None),
-        )
-
-    def _backward(self, segments: list[Segment], weight: int, number: int) -> _Learnt:
-        """Accumulate the step's gradients, each process those of its share."""
-        self.modules.training(True)
-        self.world.seed_step(self.task.seed, number)
-        units = self._units(segments)
-        lengths = [sum(len(segment.token_ids) for segment in unit) for unit in units]
-        own = self.world.share(lengths)
-        packed = pack_micro_steps([lengths[i] for i in own], self.execution.micro_tokens)
-        micro_steps = [[own[i] for i in micro] for micro in packed]
-        losses: list[torch.Tensor] = []
-        counts: list[torch.Tensor] = []
-        for micro in micro_steps:
-            loss, sums = self._score([segment for i in micro for segment in units[i]], 1.0 / weight)
-            loss.backward()
-            losses.append(loss.detach())
-            counts.append(sums)
-        self.world.sum_gradients(self.parameters)
-        norm = clip_gradients(self.parameters, self.resolved.max_grad_norm)
-        self.modules.training(False)
-        # One transfer for all numbers of the step: each would wait for the device by itself
-        summed = torch.stack([torch.zeros(3, device=self.device), *counts]).sum(0)
-        *parts, own_right, own_won, own_margin, norm_value = torch.stack([*losses, *summed, norm]).tolist()
-        loss_sum, right_sum, won_sum, margin_sum = self.world.sum([sum(parts), own_right, own_won, own_margin])
-        if not (math.isfinite(loss_sum) and math.isfinite(norm_value)):
-            faulty = [
-                units[i][0].line
-                for micro, part in zip(micro_steps, parts, strict=True)
-                if not math.isfinite(part)
-                for i in micro
-            ]
-            faulty = self.world.gather(faulty)
-            lines = faulty or [segment.line for segment in segments]
-            raise LossNotFinite(number, sorted(set(lines)), "loss" if faulty else "gradient")
-        if self.preference is None:
-            return _Learnt(loss_sum, right_sum / weight, norm_value, None)
-        rewards = Rewards(won_sum / weight, margin_sum / weight)
-        return _Learnt(loss_sum, right_sum / preferred_tokens(segments), norm_value, rewards)
-
-    def _units(self, segments: list[Segment]) -> list[list[Segment]]:
-        """What has to be in one pack: a pair's loss needs both of its sequences."""
-        return pairs_of(segments) if self.preference else [[segment] for segment in segments]
-
-    def _score(self, segments: list[Segment], factor: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """(one pack's share of the loss, [3]: tokens guessed right, pairs won, their margins)"""
-        pack = Pack.of(segments, self.device)
-        if self.preference is None:
-            loss, right = self.pack_loss(self.model, self.head, pack, factor)
-            won = margin = loss.new_zeros(())
-        else:
-            scores = self.preference.score(pack, factor)
-            loss, right, won, margin = scores.loss, scores.right, scores.won, scores.margin
-        return loss, torch.stack([right.float(), won.float(), margin.float()])
-
-    def _validate(self, step: int) -> tuple[Mean | None, Mean | None]:
-        """(a look at the fixed subset, the whole file), each where it falls on this step."""
-        if self.validation is None:
-            return None, None
-        looks = step == self.resolved.total_steps or step % self.resolved.validation_every_steps == 0
-        few = full = None
-        if step == self.resolved.total_steps or self.batches.ends_epoch(step) or (looks and self.stopping is not None):
-            full = self._measure(self.validation.all_segments())
-        if looks:
-            few = self._measure(self.validation.subset())
-        return few, full
-
-    def _measure(self, segments: list[Segment]) -> Mean:
-        micro_tokens = self.execution.micro_tokens
-        units = pairs_of(segments) if self.preference else [[segment] for segment in segments]
-        shared = [units[i] for i in self.world.share([sum(len(s.token_ids) for s in unit) for unit in units])]
-        own = [segment for unit in shared for segment in unit]
-        if self.preference is None:
-            mean = mean_loss(self.model, own, micro_tokens)
-            mean = self.world.overall(mean, mean.supervised_tokens)
-        else:
-            mean = self.world.overall(self.preference.mean(own, micro_tokens), len(shared))
-        if not math.isfinite(mean.loss):
-            raise AttuneError(
-                f"step {self.progress.step}: the validation loss is not finite; lower learning_rate_multiplier",
-                code="loss_not_finite",
-                param="hyperparameters.learning_rate_multiplier",
-            )
-        return mean
+        self._log(reports.log_line(step))
+        return step
 
     def _snapshot_is_due(self) -> bool:
         since_s = time.monotonic() - self.snapshot_at_s
@@ -380,19 +265,26 @@ class Run:
         if self.progress.step == self.snapshot_step or not self.world.first:
             return
         begun = time.monotonic()
-        folder, manifest_sha256 = save_snapshot(
-            self.folder.snapshots,
-            attempt=self.task.attempt,
-            progress=self.progress,
-            identity=self.identity,
-            execution=self.execution,
-            device=self.device.type,
-            processes=self.world.size,
-            adapter=self.modules.weights(),
-            optimizer=state_tensors(self.optimizer),
-            random=random_states(),
-            best={} if self.stopping is None else self.stopping.weights,
-        )
+        try:
+            folder, manifest_sha256 = save_snapshot(
+                self.folder.snapshots,
+                attempt=self.task.attempt,
+                progress=self.progress,
+                identity=self.identity,
+                execution=self.execution,
+                device=self.device.type,
+                processes=self.world.size,
+                adapter=self.modules.weights(),
+                optimizer=state_tensors(self.optimizer),
+                random=random_states(),
+                best={} if self.stopping is None else self.stopping.weights,
+            )
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            self.snapshot_at_s = time.monotonic()
+            self.report(SnapshotFailed(step=self.progress.step, reason=str(error)))
+            return
         prune(self.folder.snapshots, self.task.keep_snapshots)
         self.snapshot_step = self.progress.step
         self.snapshot_at_s = time.monotonic()
@@ -425,7 +317,7 @@ class Run:
         """Measure the final adapter on the probe set and publish it: the last step's, or the best of a run that may
         stop early."""
         resolved = self.resolved
-        metrics = _checkpoint(last, self.folder.adapter)
+        metrics = reports.of_checkpoint(last, self.folder.adapter)
         if self.stopping is not None:
             metrics = self._take_best(self.stopping, last)
         if isinstance(self.modules, FullWeights):  # what is measured is what is published
@@ -433,7 +325,7 @@ class Run:
         probe = probe_segments(
             self.folder, self.renderer, resolved.max_example_tokens, resolved.method, resolved.too_long
         )
-        final = self._measure(probe)
+        final = self.validation.mean(probe, self.progress.step, self.execution.micro_tokens)
         sha256 = self._publish(self.folder.adapter, {"step": metrics.step, "final_valid_loss": final.loss})
         self.report(
             Trained(
@@ -469,25 +361,3 @@ class Run:
         """A line of the job's log."""
         if self.world.first:
             print(text, file=sys.stderr, flush=True)
-
-
-def _rewards(prefix: str, rewards: Rewards | None) -> dict[str, float]:
-    """As `Step` names them."""
-    if rewards is None:
-        return {}
-    return {f"{prefix}rewards_accuracy": rewards.accuracy, f"{prefix}rewards_margin": rewards.margin}
-
-
-def _checkpoint(step: Step, folder: Path, samples: tuple[Sample, ...] = ()) -> CheckpointSaved:
-    """The report of an adapter published at `step`."""
-    return CheckpointSaved(
-        step=step.step,
-        folder=str(folder),
-        train_loss=step.train_loss,
-        train_mean_token_accuracy=step.train_mean_token_accuracy,
-        valid_loss=step.valid_loss,
-        valid_mean_token_accuracy=step.valid_mean_token_accuracy,
-        full_valid_loss=step.full_valid_loss,
-        full_valid_mean_token_accuracy=step.full_valid_mean_token_accuracy,
-        samples=samples,
-    )

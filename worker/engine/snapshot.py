@@ -182,8 +182,9 @@ def candidates(root: Path, identity: Identity, execution: Execution | None) -> I
 
 
 def _continues(made: Execution, now: Execution) -> bool:
-    """The same, or with a larger packing budget: an attempt since then went down the ladder for lack of memory."""
-    same = made.model_copy(update={"micro_tokens": now.micro_tokens, "checkpointing": now.checkpointing})
+    """The same but for rungs of the ladder: an attempt since then went down it for lack of memory."""
+    rungs = {"micro_tokens": now.micro_tokens, "checkpointing": now.checkpointing, "dequantised": now.dequantised}
+    same = made.model_copy(update=rungs)
     return same == now and made.micro_tokens >= now.micro_tokens
 
 

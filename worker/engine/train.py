@@ -20,12 +20,11 @@ from worker.engine.adapter import read_adapter
 from worker.engine.data import Dataset, tokenise
 from worker.engine.full import FullWeights
 from worker.engine.lora import DEFAULT, LoraModules, attach
-from worker.engine.model import keep_dequantised
 from worker.engine.parallel import ALONE, World
 from worker.engine.preference import REFERENCE, Preference
 from worker.engine.randomness import seed_everything
 from worker.engine.resident import Resident
-from worker.engine.run import Reporter, Run
+from worker.engine.run import Prepared, Reporter, Run
 from worker.engine.snapshot import Identity, Snapshot, candidates, task_sha256
 
 
@@ -52,34 +51,48 @@ def train(
     identity = Identity(task_sha256(task), training.sha256)
     snapshot = _newest_fitting(folder, identity, task.execution, report)
     chosen = task.execution or (
-        snapshot.manifest.execution
-        if snapshot
-        else machine.choose(base_folder, task.resolved, _workload(training, task.resolved), task.device, threads)
+        snapshot.manifest.execution if snapshot else machine.choose(task, _workload(training, task.resolved), threads)
     )
     chosen = world.from_first(chosen)  # cards of one machine may differ
+    prepared = Prepared(task, folder, renderer, training, validation, identity, snapshot)
+    lower: Execution | None = chosen
+    while lower is not None:
+        lower = _run(resident, prepared, lower, report, stop, world)
+
+
+def _run(
+    resident: Resident,
+    prepared: Prepared,
+    chosen: Execution,
+    report: Reporter,
+    stop: threading.Event,
+    world: World,
+) -> Execution | None:
+    """None: the run has ended, or was stopped. Else what fits the device, with the base held otherwise: nothing of
+    this try is left, so that the next has the memory."""
+    task = prepared.task
     torch.set_num_threads(chosen.threads)
     model = resident.base(
-        base_folder,
+        Path(task.base_folder),
         task.base_revision,
         task.resolved.quantization,
         chosen.precision,
         task.device,
         double_quantization=task.resolved.double_quantization,
+        dequantised=chosen.dequantised,
     )
-    if chosen.dequantised:
-        keep_dequantised(model, chosen.precision)
-    _check_vocabulary(model, training, validation)
+    _check_vocabulary(model, prepared.training, prepared.validation)
     lora = task.resolved.lora
     if lora is None:
         seed_everything(task.seed)
-    modules = FullWeights(model) if lora is None else _adapter(model, lora, task, folder)
+    modules = FullWeights(model) if lora is None else _adapter(model, lora, task, prepared.folder)
     try:
-        preference = _preference(model, modules, task, folder)
-        run = Run(
-            task, folder, renderer, training, validation, identity, chosen, model, modules, preference, report, world
-        )
+        run = Run(prepared, chosen, model, modules, _preference(model, modules, task, prepared.folder), report, world)
         try:
-            run.begin(snapshot)
+            run.take_up()
+            if not run.prove_plan():
+                return run.execution
+            run.begin()
             run.to_the_end(stop)
         finally:
             run.recomputed.switch(False)
@@ -87,6 +100,7 @@ def train(
         modules.detach()
         if lora is None:
             resident.drop()  # it is no base any more
+    return None
 
 
 def _workload(training: Dataset, resolved: Resolved) -> Workload:

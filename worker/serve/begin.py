@@ -32,14 +32,17 @@ def begin_chat(borrowed: Borrowed, wanted: ChatRequest) -> Generation:
     opening = form.forced if form and _forced(wanted) else ""
     prompt_ids = renderer.render_prompt(wanted.messages, tools or None, opening=opening)
     grammar = _tool_grammar(form, wanted) if form else _format_grammar(wanted)
-    return borrowed.generator.begin(prompt_ids, sampling, borrowed.adapter, grammar)
+    return borrowed.generator.begin(
+        prompt_ids, sampling, borrowed.adapter, grammar, adapter_scale=_adapter_scale(borrowed, wanted)
+    )
 
 
 def begin_text(borrowed: Borrowed, wanted: TextRequest) -> Generation:
     """Go on from a plain prompt. Raises AttuneError for one that does not fit, or that holds control tokens."""
     sampling = _sampling(wanted, max_tokens=wanted.max_tokens or MAX_TOKENS, top_logprobs=wanted.logprobs)
     prompt_ids = borrowed.generator.renderer(borrowed.adapter).render_text_prompt(wanted.prompt_text)
-    return borrowed.generator.begin(prompt_ids, sampling, borrowed.adapter)
+    scale = _adapter_scale(borrowed, wanted)
+    return borrowed.generator.begin(prompt_ids, sampling, borrowed.adapter, adapter_scale=scale)
 
 
 def _sampling(wanted: ChatRequest | TextRequest, *, max_tokens: int | None, top_logprobs: int | None) -> Sampling:
@@ -57,6 +60,21 @@ def _sampling(wanted: ChatRequest | TextRequest, *, max_tokens: int | None, top_
         presence_penalty=wanted.presence_penalty or 0.0,
         logit_bias=tuple((int(key), bias) for key, bias in (wanted.logit_bias or {}).items()),
     )
+
+
+def _adapter_scale(borrowed: Borrowed, wanted: ChatRequest | TextRequest) -> float:
+    """Raises AttuneError where there is no adapter whose scale could be another."""
+    scale = None if wanted.attune is None else wanted.attune.adapter_scale
+    if scale is None:
+        return 1.0
+    if borrowed.adapter is None:
+        raise AttuneError(
+            f"attune.adapter_scale: '{wanted.model}' has no adapter, since it is a base or was trained whole; leave "
+            "the scale out, or ask a model that was trained with LoRA",
+            code="adapter_scale_unsupported",
+            param="attune.adapter_scale",
+        )
+    return scale
 
 
 def call_reader(borrowed: Borrowed, wanted: ChatRequest) -> ToolCallReader | None:

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from core.errors import AttuneError
+from core.generation import GenerationAttune
 
 # Null, false and empty values of these are as good as absent
 REFUSED = {
@@ -82,12 +83,6 @@ class ToolChoice(BaseModel):
     function: ChosenFunction
 
 
-class Nothing(BaseModel):
-    """The `attune` object: no key of it means anything to a completion yet."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
 def _not_empty(stop: str | list[str] | None) -> str | list[str] | None:
     if stop == "" or (isinstance(stop, list) and "" in stop):
         raise ValueError("a stop string must not be empty")
@@ -138,7 +133,7 @@ class ChatRequest(BaseModel):
     # A model has no levels of these; the default asks for nothing
     reasoning_effort: Literal["none", "medium"] | None = None
     verbosity: Literal["medium"] | None = None
-    attune: Nothing | None = None
+    attune: GenerationAttune | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from worker.serve.request import LogitBias, Nothing, Stop, StreamOptions
+from core.generation import GenerationAttune
+from worker.serve.request import LogitBias, Stop, StreamOptions
 
 MAX_TOKENS = 16  # OpenAI's default on this route
 # Null, false and empty values of these are as good as absent
@@ -36,7 +37,7 @@ class TextRequest(BaseModel):
     logit_bias: LogitBias = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    attune: Nothing | None = None
+    attune: GenerationAttune | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import Request
 from nicegui import ui
 
 from api.dashboard.bases import short_bytes
 from api.dashboard.blocks import empty, link, notice, refusals_in, root, skeleton, tag, text
+from api.dashboard.doctor.file_frame import TRAINING, is_foreign, verdict_state
+from api.dashboard.doctor.words import counted
 from api.dashboard.frame import frame
 from api.dashboard.pages.jobs import when
 from api.dashboard.rest import Json
@@ -42,11 +45,7 @@ class FileList:
                 field.on("upload-began", self._began)
                 field.on("upload-ended", self._ended, js_handler="(e) => emit(e.detail)")
                 text("span", "Drop a file, or choose one", "strong")
-                text(
-                    "span",
-                    "JSONL with an example a line is checked on arrival; other kinds are kept as they are",
-                    "quiet small",
-                )
+                text("span", "JSONL, CSV, Excel, Parquet, JSON or text", "quiet small")
         self._verdict = tag("div", "stack").props('aria-live="polite"')
         with tag("div", "row") as self._tools:
             search = tag("input", "search").props(
@@ -91,7 +90,10 @@ class FileList:
             if "error" in answer:
                 notice(str(answer["error"]["message"]), "error")
                 return
-            verdict(answer)
+            if is_foreign(answer):
+                ui.navigate.to(f"/data/{answer['id']}/convert")
+                return
+            _verdict(answer)
         await self.load()
 
     def _show(self) -> None:
@@ -126,26 +128,20 @@ def _row(file: Json) -> None:
         verdict_state(file)
 
 
-def verdict_state(file: Json) -> None:
-    """The verdict on a file, as a word with a colour."""
-    if file["purpose"] != "fine-tune":
-        text("span", file["purpose"].replace("_", " ").replace("-", " ").capitalize(), "state off")
-    elif file["status"] == "error":
-        text("span", "Has errors", "state bad")
-    elif file["attune"]["findings"]:
-        text("span", "Has warnings", "state waiting")
-    else:
-        text("span", "Ready", "state good")
-
-
-def verdict(file: Json) -> None:
-    """The same in a sentence, where the file arrived."""
-    name, findings = file["filename"], file["attune"]["findings"] or []
+def _verdict(file: Json) -> None:
+    """In a sentence, where the file arrived, with what to do next."""
+    name, examples, findings = file["filename"], file["attune"]["examples"], file["attune"]["findings"] or []
+    path = f"/data/{file['id']}"
     if file["status"] == "error":
-        notice(f"{name} cannot be trained on: {len(findings)} lines are at fault. Open it to see which.", "error")
-    elif file["purpose"] != "fine-tune":
-        notice(f"{name} is kept as it is. What is trained on is JSONL with an example a line.")
-    elif findings:
-        notice(f"{name}: {file['attune']['examples']} examples, with {len(findings)} warnings.", "warning")
+        notice(f"{name} cannot be trained on: {counted(len(findings), 'line is', 'lines are')} at fault.", "error")
+        ways = [("Repair it", f"{path}/repair"), ("See the lines", path)]
+    elif file["purpose"] != TRAINING:
+        notice(f"{name} is kept as it is.", "good")
+        ways = [("Open it", path)]
     else:
-        notice(f"{name}: {file['attune']['examples']} examples. Every line is well-formed.", "good")
+        found = f"{counted(len(findings), 'warning', 'warnings')}." if findings else "Every line is well-formed."
+        notice(f"{name}: {counted(examples, 'example', 'examples')}. {found}", "warning" if findings else "good")
+        ways = [("Check it", f"{path}/report"), ("Train with it", f"/new?{urlencode({'training_file': file['id']})}")]
+    with tag("div", "row"):
+        for label, way in ways:
+            link(way, "button plain", label=label)

@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-import json
+from urllib.parse import urlencode
 
 from fastapi import Request
 from nicegui import ui
 
 from api.dashboard.bases import short_bytes
-from api.dashboard.blocks import button, card, copyable, facts, link, notice, tag, text
+from api.dashboard.blocks import button, card, copyable, facts, link, refusals_in, tag, text
 from api.dashboard.dialogs import confirm
-from api.dashboard.frame import frame
-from api.dashboard.pages.data import verdict_state
+from api.dashboard.doctor.example_view import show_line
+from api.dashboard.doctor.file_frame import FILE, TRAINING, file_frame, file_of, is_foreign
 from api.dashboard.pages.jobs import when
-from api.dashboard.rest import Json, Refused, in_path
+from api.dashboard.rest import Json, in_path
 from api.dashboard.visit import Visit, visit_of
 
 PREVIEW_BYTES = 64 * 1024
 FIRST_SHOWN = 5
-MOST_CHARACTERS = 2000  # of a message in the preview
+PACKED = (b"PK", b"PAR1", b"\xd0\xcf\x11\xe0")  # how Excel's and Parquet's files begin
 
 
 @ui.page("/data/{file_id}", response_timeout=30)
 async def file_page(request: Request, file_id: str) -> None:
     visit = visit_of(request)
-    path = f"/v1/files/{in_path(file_id)}"
-    try:
-        file = await visit.rest.get(path)
-        beginning = await visit.rest.beginning(f"{path}/content", PREVIEW_BYTES)
-    except Refused as refused:
-        with frame(visit, "File", active="Data"):
-            notice(refused.message, "error")
-            link("/data", "button plain", label="All files")
+    file = await file_of(visit, file_id)
+    if file is None:
         return
-    with frame(visit, file["filename"], active="Data", wide=True) as head:
+    with file_frame(visit, file, FILE) as head:
         with head:
-            verdict_state(file)
             _actions(visit, file)
+        if visit.may("write"):
+            _next_step(file)
         with card():
             rows = [("Size", short_bytes(file["bytes"])), ("Uploaded", when(file["created_at"]))]
             if file["attune"]["examples"] is not None:
@@ -47,7 +42,28 @@ async def file_page(request: Request, file_id: str) -> None:
                 with tag("div", "wrapped"):
                     copyable(file["attune"]["sha256"], "sha256 of the file")
         _findings(file["attune"]["findings"] or [])
-        _preview(file, beginning)
+        preview = tag("div")
+        with preview, refusals_in(preview):
+            path = f"/v1/files/{in_path(file_id)}/content"
+            _preview(file, await visit.rest.beginning(path, PREVIEW_BYTES))
+
+
+def _next_step(file: Json) -> None:
+    """What most people do with such a file."""
+    if is_foreign(file):
+        with card("Make it a file to train on"):
+            text("p", "Its form is found out, or you say which column holds what. A new file is made of it.")
+            with tag("div", "row"):
+                link(f"/data/{file['id']}/convert", "button primary", label="Convert it")
+    elif file["purpose"] == TRAINING:
+        with tag("div", "row"):
+            ways = [("Check it", f"/data/{file['id']}/report")]
+            if file["status"] == "processed":
+                ways.append(("Train with it", f"/new?{urlencode({'training_file': file['id']})}"))
+            else:
+                ways.append(("Repair it", f"/data/{file['id']}/repair"))
+            for label, path in ways:
+                link(path, "button plain", label=label)
 
 
 def _actions(visit: Visit, file: Json) -> None:
@@ -82,37 +98,18 @@ def _findings(findings: list[Json]) -> None:
 
 
 def _preview(file: Json, beginning: bytes) -> None:
+    if beginning.startswith(PACKED):
+        return  # nothing of it can be read here; the preview of its conversion shows its rows
     is_whole = len(beginning) >= file["bytes"]
     lines = beginning.decode("utf-8", "replace").split("\n")
     lines = [line for line in (lines if is_whole else lines[:-1]) if line.strip()][:FIRST_SHOWN]
     if not lines:
         return
-    if file["purpose"] != "fine-tune":
+    if file["purpose"] != TRAINING:
         with card("How it begins"):
             copyable("\n".join(lines), "The first lines")
         return
     with card("The first examples"), tag("ol", "examples"):
         for line in lines:
             with tag("li", "stack tight"):
-                _example(line)
-
-
-def _example(line: str) -> None:
-    try:
-        example = json.loads(line)
-        messages = example["messages"]
-        turns = [(str(one["role"]), _words(one)) for one in messages]
-    except (ValueError, KeyError, TypeError):
-        text("code", line[:MOST_CHARACTERS], "small break")  # another form, or one of those at fault
-        return
-    for role, words in turns:
-        with tag("div", "turn"):
-            text("span", role, "quiet small")
-            text("p", words[:MOST_CHARACTERS], "said-words")
-
-
-def _words(message: Json) -> str:
-    content = message.get("content")
-    if isinstance(content, str):
-        return content
-    return json.dumps({name: value for name, value in message.items() if name != "role"}, ensure_ascii=False)
+                show_line(line)

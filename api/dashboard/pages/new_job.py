@@ -20,8 +20,8 @@ from api.dashboard.visit import Visit, visit_of
 
 
 @ui.page("/new", response_timeout=30)
-async def new_job_page(request: Request, again: str = "") -> None:
-    """`again`: a job's id, to begin with what it was asked to be."""
+async def new_job_page(request: Request, again: str = "", training_file: str = "", validation_file: str = "") -> None:
+    """`again`: a job's id, to begin with what it was asked to be. The others: ids of files to begin with."""
     visit = visit_of(request)
     with frame(visit, "Train a model", active="Train"):
         if not visit.may("write"):
@@ -29,7 +29,7 @@ async def new_job_page(request: Request, again: str = "") -> None:
             return
         place = tag("div", "stack wide-gap")
         with place:
-            draft = Draft()
+            draft = Draft(training_file=training_file or None, validation_file=validation_file or None)
             with refusals_in(place):
                 if again:
                     draft = from_job(await visit.rest.get(f"/v1/fine_tuning/jobs/{in_path(again)}"))
@@ -41,7 +41,7 @@ class NewJob:
         self._visit = visit
         self._draft = draft
         with card("1  Data", note="What should it learn from?"):
-            DataChoice(visit, draft, self._changed)
+            self._data = DataChoice(visit, draft, self._changed)
         with card("2  Base model", note="What it starts from"):
             BaseChoice(bases["data"], draft, self._changed)
         with card("3  Name and start"):
@@ -74,6 +74,7 @@ class NewJob:
         self._missing.text = f"Choose {' and '.join(missing)} first." if missing else ""
         self._name.props["value"] = self._draft.name
         self._prompts.show()
+        self._data.judge()
         self._plan.refresh()
 
     async def _begin(self) -> None:

@@ -1,0 +1,1 @@
+"""The dataset doctor's parts of pages: conversion, report, repairs, what is trained, split."""

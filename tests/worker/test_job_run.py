@@ -1,0 +1,103 @@
+"""What the runner does about an engine that hangs, and about one whose snapshots find no room."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from core import claims, job_files, migrate
+from core.claims import Claim
+from core.db import Database, open_database
+from core.models import BaseModelRow, Job
+from core.protocol import TrainTask
+from core.settings import load_settings
+from core.spec import Resolved
+from core.storage import open_storage
+from tests.api.place import RESOLVED
+from tests.core.rows import WORKER, add_file, add_job, add_project
+from worker.attempt import Attempt, Place
+from worker.engine_process import EngineDied, EngineProcess
+from worker.job_run import UNSAVED_IN_A_ROW, JobRun
+
+STEPS = 30
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = open_database(f"sqlite:///{tmp_path / 'attune.db'}")
+    migrate.upgrade(database)
+    yield database
+    database.close()
+
+
+def _claimed(database: Database, resolved: Resolved) -> Claim:
+    with database.begin() as session:
+        add_project(session)
+        add_file(session)
+        session.add(BaseModelRow(id="tiny", source="folder", location="tiny", revision="1", status="ready"))
+        add_job(session)
+    with database.begin() as session:
+        claim = claims.claim_preparation(session, "prepare", 60)
+        assert claim is not None
+        assert claims.prepared(
+            session, claim, resolved=resolved, reasons={}, plan={}, required_bytes=1, template_date="2026-01-01"
+        )
+    with database.begin() as session:
+        claim = claims.claim_training(session, WORKER, 60)
+    assert claim is not None
+    return claim
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[EngineProcess]:
+    engine = EngineProcess(device="cpu", threads=1, log_file=tmp_path / "log", module="tests.faults.fake_engine")
+    engine.wait_until_ready()
+    yield engine
+    engine.kill()
+
+
+def _attempt(tmp_path: Path, database: Database, data: str, stall_s: float) -> Attempt:
+    """One that has its work folder, as `fill` leaves it."""
+    settings = load_settings(data_dir=tmp_path, stall_s=stall_s)
+    resolved = RESOLVED.model_copy(update={"total_steps": STEPS})
+    claim = _claimed(database, resolved)
+    with database.read() as session:
+        inputs = job_files.inputs_of(session, claim.job)
+    place = Place(settings, database, open_storage(settings), tmp_path / "jobs", lambda: False)
+    attempt = Attempt(place, claim, inputs, on_lost=lambda: None)
+    attempt.folder.root.mkdir(parents=True)
+    attempt.folder.training.write_text(data)
+    task = TrainTask(
+        job_id=claim.job_id, attempt=claim.attempt, base_model="tiny", base_revision="1", base_folder="", seed=1,
+        resolved=resolved, template_date="", snapshot_interval_s=0.0, keep_snapshots=2, device="cpu",
+    )  # fmt: skip
+    attempt.folder.task.write_text(task.model_dump_json())
+    return attempt
+
+
+def test_an_engine_that_hangs_is_ended(tmp_path: Path, database: Database, engine: EngineProcess) -> None:
+    attempt = _attempt(tmp_path, database, "hang forever", stall_s=0.5)
+    with attempt.holding, pytest.raises(EngineDied, match="has reported nothing for"):
+        JobRun(attempt, engine).train()
+    assert not engine.alive()
+    assert not attempt.finished  # the runner tries again
+
+
+def test_a_job_whose_snapshots_find_no_room_says_so_and_fails(
+    tmp_path: Path, database: Database, engine: EngineProcess
+) -> None:
+    attempt = _attempt(tmp_path, database, "orders", stall_s=0.0)
+    psutil.Process(engine.pid).rlimit(resource.RLIMIT_FSIZE, (10, 10))  # of the files it writes from now on
+    with attempt.holding:
+        JobRun(attempt, engine).train()
+    with database.read() as session:
+        job = session.get_one(Job, attempt.job.id)
+    assert job.status == "failed"
+    assert job.error is not None
+    assert job.error["code"] == "storage_full"
+    assert f"{UNSAVED_IN_A_ROW} snapshots in a row" in job.error["message"]
+    assert not list(attempt.folder.snapshots.iterdir())  # nothing half-written takes more room
