@@ -72,6 +72,7 @@ class Database:
                     "options": f"-c idle_in_transaction_session_timeout=60000 -c {tenancy.SETTING}={tenancy.EVERY}",
                 },
             )
+            event.listen(self.engine, "connect", _note_rest)
             event.listen(self.engine, "checkin", _note_rest)
             event.listen(self.engine, "checkout", self._ask_rested)
 

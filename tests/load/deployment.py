@@ -138,7 +138,7 @@ def _typed(value: Any, kind: TypeEngine[Any]) -> ColumnElement[Any]:
 
 def mine(project: str) -> dict[str, Any]:
     """Columns of queued jobs of the project, for the measuring process to claim."""
-    return {**UNCLAIMED, "project_id": project, "label": LABEL}
+    return {**UNCLAIMED, "project_id": project, "label": LABEL, "priority": 9}
 
 
 def job_body(file_id: str) -> dict[str, Any]:

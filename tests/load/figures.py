@@ -63,7 +63,7 @@ def line(rows: Sequence[Row]) -> str:
     """The last line: each floor's name with its figure, null where there is none, and `missed`."""
     figures = [figure for row in rows for figure in row.figures]
     shown: dict[str, object] = {
-        floor.name: None if math.isnan(figure) else round(figure, 3) for floor, figure in figures
+        floor.name: round(figure, 3) if math.isfinite(figure) else None for floor, figure in figures
     }
     missed = [floor.name for floor, figure in figures if not floor.is_met(figure)]
     return json.dumps({**shown, "missed": missed})
