@@ -19,7 +19,7 @@ GOOD_ROWS = 60
 
 @dataclass(frozen=True)
 class Mended:
-    """Ids of files: the spreadsheet, what it was converted to, and what that was repaired to; and of the job that trains."""
+    """Ids of files, from the spreadsheet to what it was repaired to, and of the job that trains on it."""
 
     table: str
     converted: str
