@@ -13,6 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.errors import error_response, internal_error
 from api.metrics import Requests
 from core import crash_points, ids
+from core.errors import Unavailable
+from core.storage import StorageCorrupt, StorageMissing
 
 log = structlog.get_logger()
 OPENAI_VERSION = "2020-10-01"  # the dialect that clients may ask for
@@ -26,6 +28,9 @@ _UNLESS_SET = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
 }
+
+# The store's failures in the middle of a download: no bugs of ours
+_BREAKS_OFF = (StorageCorrupt, StorageMissing, Unavailable)
 
 
 class Edge:
@@ -62,7 +67,10 @@ class Edge:
             await self._app(scope, receive, send_marked)
         except ClientDisconnect:
             status = status or 499  # nobody reads an answer
-        except Exception:
+        except Exception as error:
+            if status is not None and isinstance(error, _BREAKS_OFF):
+                log.warning("answer_broken_off", request_id=request_id, path=scope["path"], why=str(error))
+                return  # the server closes a connection whose answer is not whole
             log.exception("request_failed", request_id=request_id, method=scope["method"], path=scope["path"])
             if status is not None:
                 raise  # half an answer is out: the connection has to break

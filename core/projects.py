@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from core import ids
@@ -21,6 +21,7 @@ from core.models import ApiKey, Project
 
 DEFAULT = "default"  # the first project's name and slug
 SHOWN = 15  # characters of a key that may be shown again: the mark "sk-attune-" and five of its id
+MAX_KEYS = 1000  # of a project, in force at once
 SEEN_EVERY_S = 60.0  # `last_used_at` is no finer than this, so that reading does not become writing
 
 
@@ -97,6 +98,17 @@ def lock(session: Session, project_id: str) -> Project:
     return get(session, project_id)
 
 
+def lock_for_one_more(session: Session, project_id: str) -> Project:
+    """As `lock`, for who adds a job. Where nothing is counted, others may add theirs at the same time, and it is
+    only made sure that the project stays."""
+    query = select(Project.max_jobs, Project.max_stored_bytes).where(Project.id == project_id)
+    limits = session.execute(query).one_or_none()
+    if limits is not None and tuple(limits) != (None, None):
+        return lock(session, project_id)
+    session.execute(select(Project.id).where(Project.id == project_id).with_for_update(read=True))
+    return get(session, project_id)
+
+
 def first(session: Session) -> Project:
     """The project `default`, made if it is missing and locked until the transaction ends."""
     locked = select(Project).where(Project.slug == DEFAULT).with_for_update()
@@ -112,7 +124,10 @@ def create_key(
     scopes: Sequence[Scope] = USUAL,
     expires_in_s: float | None = None,
 ) -> tuple[ApiKey, str]:
-    """(the row, the key itself, which nothing can show again)."""
+    """(the row, the key itself, which nothing can show again). Raises the 400 of a project that has enough."""
+    held = select(func.count()).where(ApiKey.project_id == project.id, ApiKey.revoked_at.is_(None))
+    if not is_operator and (session.scalar(held) or 0) >= MAX_KEYS:
+        raise AttuneError(f"A project has at most {MAX_KEYS} keys; revoke one of them first.", code="too_many_keys")
     key_id, key = ids.new_key()
     parts = ids.key_parts(key)
     assert parts is not None

@@ -14,11 +14,12 @@ from sqlalchemy.orm import Session
 from core.batch_models import ENDED, Batch
 from core.errors import QuotaReached
 from core.models import TERMINAL, File, Job, Model, Project
+from core.upload_models import Upload, UploadPart, UploadStatus
 
 
 @dataclass(frozen=True)
 class Usage:
-    """`jobs`: unfinished jobs, paused ones too, and batches. `stored_bytes`: of files and adapters."""
+    """`jobs`: unfinished jobs, paused ones too, and batches. `stored_bytes`: of files, adapters and uploads' parts."""
 
     jobs: int
     stored_bytes: int
@@ -35,8 +36,13 @@ def usage(session: Session, project_id: str) -> Usage:
     zips = session.scalar(
         select(func.sum(Model.zip_bytes)).where(Model.project_id == project_id, Model.deleted_at.is_(None))
     )
+    parts = session.scalar(
+        select(func.sum(UploadPart.bytes))
+        .join(Upload, Upload.id == UploadPart.upload_id)
+        .where(Upload.project_id == project_id, Upload.status == UploadStatus.PENDING)
+    )
     # An adapter lies there twice: as files, and as a zip of about the same size
-    return Usage((unfinished or 0) + (batches or 0), int(files or 0) + 2 * int(zips or 0))
+    return Usage((unfinished or 0) + (batches or 0), int(files or 0) + 2 * int(zips or 0) + int(parts or 0))
 
 
 def check_jobs(session: Session, project: Project) -> None:

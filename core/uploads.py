@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from core import files, ids, projects
+from core import files, ids, projects, quotas
 from core.db import db_now
 from core.errors import AttuneError, NotFound
 from core.files import Received
@@ -50,7 +50,7 @@ def is_over() -> ColumnElement[bool]:
 
 
 def create(session: Session, project_id: str, declared: Declared) -> Upload:
-    projects.get(session, project_id)
+    quotas.check_bytes(session, projects.lock(session, project_id), declared.bytes)
     upload = Upload(
         id=ids.upload_id(),
         project_id=project_id,
@@ -93,8 +93,10 @@ def pending(session: Session, project_id: str, upload_id: str, *, lock: bool = F
 
 
 def add_part(session: Session, project_id: str, upload_id: str, part_id: str, stored: Stored) -> UploadPart:
-    """The row of a part that is stored already."""
+    """The row of a part that is stored already. Raises QuotaReached when the project stores too much with it."""
     upload = pending(session, project_id, upload_id, lock=True)
+    # the upload's row first, as a completion locks them
+    quotas.check_bytes(session, projects.lock(session, project_id), stored.bytes)
     held = session.scalar(select(func.sum(UploadPart.bytes)).where(UploadPart.upload_id == upload_id)) or 0
     if held + stored.bytes > _SPARE * upload.bytes + MAX_PART_BYTES:
         raise AttuneError(

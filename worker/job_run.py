@@ -225,15 +225,22 @@ class JobRun:
         self._reported_step = max(self._reported_step, last.step)
         done = last.step - (self._started.resumed_step if self._started else 0)
         seconds_left = (time.monotonic() - self._started_at) / max(done, 1) * (last.total_steps - last.step)
-        self._attempt.write(
-            lambda session: claims.report(
+        tries = 0
+
+        def write(session: Session) -> claims.Flags | None:
+            nonlocal tries
+            tries += 1
+            # After a commit whose answer was lost they stand there already
+            written = tries > 1 and claims.reported_step(session, self._attempt.job.id) >= self._reported_step
+            return claims.report(
                 session,
                 self._attempt.claim,
-                events,
+                [] if written else events,
                 reported_step=self._reported_step,
                 seconds_left=seconds_left,
             )
-        )
+
+        self._attempt.write(write)
         crash_points.here("steps.written")
         self._tracking.look()
         self._flushed_at = time.monotonic()

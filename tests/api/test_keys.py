@@ -10,6 +10,7 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import update
 
+from api.recent import HELD_S
 from core import projects
 from core.db import db_now
 from core.models import ApiKey
@@ -52,6 +53,16 @@ def test_an_admin_manages_the_keys_of_its_project(web: Place, led: Tenant, tenan
             answer = http.post("/v1/attune/keys", json={"name": "x", **wrong})
             assert answer.status_code == 400, wrong
             assert answer.json()["error"]["param"].startswith(next(iter(wrong)))
+
+
+def test_a_project_has_a_bounded_number_of_keys(led: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projects, "MAX_KEYS", 2)  # one of them is the admin's own
+    with led.http as http:
+        answers = [http.post("/v1/attune/keys", json={"name": "more"}) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 400]
+        assert answers[1].json()["error"]["code"] == "too_many_keys"
+        http.delete(f"/v1/attune/keys/{answers[0].json()['id']}")
+        assert http.post("/v1/attune/keys", json={"name": "more"}).status_code == 200
 
 
 def test_an_admin_of_the_operators_project_does_not_touch_operators(web: Place) -> None:
@@ -124,6 +135,7 @@ def test_the_last_use_is_written_once_a_minute(web: Place, tenant: Tenant) -> No
     with web.database.begin() as session:
         old = first - SEEN_EVERY_S - 1
         session.execute(update(ApiKey).where(ApiKey.project_id == tenant.project_id).values(last_used_at=old))
+    time.sleep(HELD_S)  # until then it is known without a look
     tenant.http.get("/v1/models")
     assert (used() or 0) >= first
 

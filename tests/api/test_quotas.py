@@ -83,6 +83,23 @@ def test_stored_bytes(tenant: Tenant) -> None:
     tenant.job(training_file=second)
 
 
+def test_parts_of_an_upload_are_stored_bytes(tenant: Tenant) -> None:
+    """Whatever an upload declares: its parts may be more."""
+    allow(tenant, max_stored_bytes=1000)
+    declared = {"filename": "a.jsonl", "purpose": "fine-tune", "mime_type": "text/jsonl"}
+    with tenant.http as http:
+        refused = http.post("/v1/uploads", json={**declared, "bytes": 1001})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "stored_bytes_quota_reached")
+        uploads = [http.post("/v1/uploads", json={**declared, "bytes": 1}).json()["id"] for _ in range(2)]
+        answers = [http.post(f"/v1/uploads/{one}/parts", files={"data": ("x", bytes(600))}) for one in uploads]
+        assert [answer.status_code for answer in answers] == [200, 429]
+        assert http.post(f"/v1/uploads/{uploads[0]}/cancel").status_code == 200
+        again = http.post(f"/v1/uploads/{uploads[1]}/parts", files={"data": ("x", bytes(600))})
+        assert again.status_code == 200, again.text
+    rows, objects = tenant.left()
+    assert (rows, objects) == (0, 2)  # the refused part left none; the cancelled upload's goes with the janitor
+
+
 def test_operators_set_and_members_see(tenant: Tenant, web: Place) -> None:
     url = f"/v1/attune/projects/{tenant.project_id}"
     tenant.upload()

@@ -13,10 +13,10 @@ from sqlalchemy.exc import DatabaseError
 from core import claims, jobs, losses, migrate
 from core.claims import Claim, WorkerFacts
 from core.db import Database, db_now, open_database
-from core.errors import AttuneError, NotFound
+from core.errors import AttuneError, NotFound, Unavailable
 from core.holding import Holding
 from core.jobs import NewEvent
-from core.models import TERMINAL, TRANSITIONS, Job, JobEvent, JobStatus
+from core.models import TERMINAL, TRANSITIONS, Job, JobEvent, JobStatus, Snapshot
 from tests.core.rows import WORKER, add_file, add_job, add_project, queued_job
 
 
@@ -49,6 +49,31 @@ def event_seqs(database: Database, job_id: str) -> list[int]:
 
 def test_the_tables_are_what_the_migrations_make(database: Database) -> None:
     assert migrate.missing_changes(database) == []
+
+
+def test_a_write_tried_again_is_made_once_whether_or_not_the_first_came_through(database: Database) -> None:
+    queued_job(database)
+    claim = claim_one(database)
+    assert claim is not None
+    row = Snapshot(job_id=claim.job_id, step=5, attempt=claim.attempt, storage_key="key", bytes=1, sha256="0" * 64)
+
+    def write(*, comes_through: bool) -> None:
+        with database.begin() as session:
+            assert claims.add_snapshot(session, claim, row, keep=2) is not None
+            if not comes_through:
+                raise Unavailable("the connection ended at the commit")
+
+    def snapshots() -> int:
+        with database.read() as session:
+            return len(session.scalars(select(Snapshot)).all())
+
+    with pytest.raises(Unavailable):
+        write(comes_through=False)
+    assert snapshots() == 0
+    write(comes_through=True)
+    assert snapshots() == 1
+    write(comes_through=True)  # the answer to the commit was lost
+    assert snapshots() == 1
 
 
 def test_many_workers_claim_each_job_once(database: Database) -> None:
@@ -283,10 +308,10 @@ def test_pages_are_newest_first_and_survive_new_rows(database: Database) -> None
     assert more
     queued_job(database)
     with database.begin() as session:
-        second, _ = jobs.page(session, "proj_one", after=first[-1].id, limit=2)
-        third, more = jobs.page(session, "proj_one", after=second[-1].id, limit=2)
+        second, _ = jobs.page(session, "proj_one", after=first[-1], limit=2)
+        third, more = jobs.page(session, "proj_one", after=second[-1], limit=2)
         assert jobs.page(session, "proj_two", after=None, limit=10) == ([], False)
-    assert [job.id for job in (*first, *second, *third)] == made[::-1]
+    assert [*first, *second, *third] == made[::-1]
     assert not more
 
 

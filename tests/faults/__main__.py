@@ -89,6 +89,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=0, help="how often each harm is done, instead of the scale's")
     parser.add_argument("--only", default="", help="comma separated numbers, such as F1,F18")
     parser.add_argument("--kind", choices=(*KINDS, "both"), default="both")
+    parser.add_argument("--minutes", type=float, default=0.0, help="begin no scenario after so many; 0: all are run")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--keep", type=Path, help="work in this folder, and leave it")
     options = parser.parse_args()
@@ -96,6 +97,7 @@ def main() -> None:
     wanted = options.only.split(",") if options.only else IN_ORDER
     kinds = KINDS if options.kind == "both" else (options.kind,)
     usual = options.times or TIMES[options.scale]
+    last_begin = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     disks = own_mounts()
     with tempfile.TemporaryDirectory(prefix="attune-faults-") as scratch:
         folder = options.keep or Path(scratch)
@@ -106,9 +108,14 @@ def main() -> None:
             rows: list[Row] = []
             with rig(kind, folder / kind, base, disks=disks) as place:
                 for listed in (SCENARIOS[number] for number in wanted):
-                    if kind in listed.kinds:
-                        rows.append(run(place, listed, max(1, round(usual * listed.share))))
-                        _tell(rows[-1])
+                    if kind not in listed.kinds:
+                        continue
+                    times = max(1, round(usual * listed.share))
+                    if time.monotonic() > last_begin:
+                        rows.append(Row(kind, listed, times, not_covered="no time was left for it"))
+                    else:
+                        rows.append(run(place, listed, times))
+                    _tell(rows[-1])
             return rows
 
         # At once: most of the time is spent waiting for leases, outages and starting processes

@@ -54,7 +54,13 @@ def _claimed(database: Database, resolved: Resolved) -> Claim:
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[EngineProcess]:
-    engine = EngineProcess(device="cpu", threads=1, log_file=tmp_path / "log", module="tests.faults.fake_engine")
+    engine = EngineProcess(
+        device="cpu",
+        threads=1,
+        log_file=tmp_path / "log",
+        folder=tmp_path / "engine",
+        module="tests.faults.fake_engine",
+    )
     engine.wait_until_ready()
     yield engine
     engine.kill()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import redis
 
 from core.doorbell import Doorbell
@@ -12,6 +10,7 @@ from tests.faults.rig import Rig
 from tests.faults.scenarios.listed import SERVICES, Outcome, create_for, running, scenario
 
 AWAY_S = 5.0
+QUEUED = 5  # jobs, at each flush
 NO_REDIS = "the file broker is no server; F3 empties it"
 
 
@@ -31,12 +30,14 @@ def rings(rig: Rig, times: int) -> Outcome:
 @scenario("F11", "Redis is flushed under a queue", SERVICES, why_not=NO_REDIS)
 def flush(rig: Rig, times: int) -> Outcome:
     assert rig.redis is not None
-    landed, intents = 0, [rig.create(rig.upload(), 12) for _ in range(4 * times)]
+    landed = 0
+    intents: list[Intent] = []
+    file_id = rig.upload()
     with redis.Redis.from_url(rig.redis.url()) as server:
         for _ in range(times):
-            landed += any(rig.status(intent) not in ENDED for intent in intents)
+            intents += [rig.create(file_id, 30) for _ in range(QUEUED)]
             server.flushall()
-            time.sleep(0.5)
+            landed += any(rig.status(intent) not in ENDED for intent in intents[-QUEUED:])
     return Outcome(landed, rig.until_ended(intents))
 
 

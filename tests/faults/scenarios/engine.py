@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import resource
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import psutil
 
@@ -12,6 +14,7 @@ from tests.faults.rig import Rig
 from tests.faults.scenarios.listed import Outcome, scenario
 
 MEMORY_BYTES = 1 << 30
+LOOK_EVERY_S = 0.02
 STALL_S = 2.0
 
 
@@ -37,19 +40,32 @@ def _ended_with(rig: Rig, bad: Intent, code: str, good: Intent) -> float:
 
 @scenario("F29", "the engine's address space ends at a step")
 def no_memory(rig: Rig, times: int) -> Outcome:
-    """The limit is the kernel's, put on the running engine."""
-    landed, recovery_s = 0, 0.0
-    for _ in range(times):
-        limited = 0
-        for part in rig.workers:
-            for process in rig.engines(part):
-                with suppress(psutil.NoSuchProcess):
-                    process.rlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-                    limited += 1
-        bad, good = rig.create(rig.upload("host memory"), 30), rig.create(rig.upload(), 12)
-        recovery_s = max(recovery_s, _ended_with(rig, bad, "out_of_memory", good))
-        landed += limited == len(rig.workers)
-    return Outcome(landed, recovery_s)
+    with _limited_engines(rig):
+        return _doomed(rig, "host memory", times, "out_of_memory")
+
+
+@contextmanager
+def _limited_engines(rig: Rig) -> Iterator[None]:
+    """By the kernel: each engine as soon as it runs, before it comes to the step that wants more."""
+    over = threading.Event()
+
+    def limit() -> None:
+        while not over.wait(LOOK_EVERY_S):
+            for part in rig.workers:
+                for process in rig.engines(part):
+                    with suppress(psutil.NoSuchProcess):
+                        process.rlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+
+    thread = threading.Thread(target=limit, name="limits", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        for part in rig.workers:  # the next scenario begins with engines that have all of it
+            part.start_anew()
+        rig.until_ready()
 
 
 @scenario("F30", "out of memory on the device at a step")
