@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
 
+import httpx
 import openai
 import typer
 from openai import OpenAI
@@ -78,6 +79,8 @@ def errors_end_the_command(base_url: str, advice: str) -> Generator[None]:
         fail(f"{base_url} did not answer in time")
     except openai.APIConnectionError as error:
         fail(f"cannot reach {base_url}: {error.__cause__ or error.message}. {advice}")
+    except httpx.TransportError as error:  # while an answer was read in pieces, where the client leaves it to us
+        fail(f"{base_url} broke off: {error}. Run the command again.")
 
 
 def status_line(error: openai.APIStatusError) -> str:

@@ -84,7 +84,7 @@ class Import:
         self._alias_bases = alias_bases
         self._jobs = export.jobs()
         self._aliases = aliases.every_alias(client)
-        self._usable = {model.id for model in client.models.list()}
+        self._usable = {model.id for model in client.models.list()}  # by any of their names
         self._tried: set[str] = set()  # once in a run, whatever becomes of it
         here = _started_before(client)
         self.files: dict[str, FileLine] = {}
@@ -235,6 +235,8 @@ class Import:
             self._aliases[alias] = aliases.make(self._client, alias, model)
         except (openai.BadRequestError, openai.NotFoundError) as error:
             line.note = status_line(error)
+        else:
+            self._usable.add(alias)
 
 
 def bases_of(jobs: Sequence[ExportedJob]) -> dict[str, int]:

@@ -66,7 +66,9 @@ def _check_target(session: Session, project_id: str, target: str) -> None:
         return
     other = session.get(ModelAlias, (project_id, target))
     if other is None:
-        raise published.no_such_model(target)
+        # not a 404: what the address names is there, and the fault is the body's
+        message = f"The model '{target}' does not exist; name one that `GET /v1/models` lists."
+        raise AttuneError(message, code="model_not_found", param="model")
     message = f"'{target}' is an alias itself; name the model that it leads to: '{other.target}'."
     raise AttuneError(message, code="alias_of_alias", param="model")
 

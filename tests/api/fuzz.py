@@ -1,4 +1,5 @@
-"""`make fuzz-api`: schemathesis sends what the description allows, and what it forbids, to every operation.
+"""Schemathesis sends what the description allows, and what it forbids, to every operation: `make fuzz-api`, and in
+parts that several processes share, the tests.
 
 All of its checks: no 5xx, no undocumented status, kind or shape of an answer, no bad input taken, no door without key.
 """
@@ -6,7 +7,9 @@ All of its checks: no 5xx, no undocumented status, kind or shape of an answer, n
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,8 +21,42 @@ from core import servers
 from core.ids import key_parts
 from core.settings import Settings
 from tests.api.place import Place, Tenant, place, running
+from tests.live import ROOT
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
+EXAMPLES = 100  # of each operation
+# The tags of each part, a test file and so a process each; what one operation brings another is a part of its own
+PARTS = {
+    "answers": ("batches", "chat", "graders", "keys", "models", "sessions"),
+    "data": ("doctor", "files", "health", "uploads"),
+    "operators": ("operators", "webhooks"),
+    "training": ("attune", "fine-tuning"),
+}
+
+
+def check_part(folder: Path, name: str) -> None:
+    """Each operation of a part by itself. Raises AssertionError with what schemathesis found."""
+    chosen = [argument for tag in PARTS[name] for argument in ("--include-tag", tag)]
+    said = passed(fuzz(folder, EXAMPLES, "--phases", "examples,coverage,fuzzing", *chosen))
+    expected = sum(tags <= set(PARTS[name]) for tags in operations())
+    selected = re.search(r"Selected: (\d+)/\d+\s+Tested: (\d+)", said)
+    assert selected is not None, said[-5000:]
+    assert (int(selected[1]), int(selected[2])) == (expected, expected), "every operation"
+    made = re.search(r"(\d+) generated", said)
+    assert made is not None, said[-5000:]
+    assert int(made[1]) > EXAMPLES * expected / 2, "operations without parameters have but one example"
+
+
+def passed(done: subprocess.CompletedProcess[str]) -> str:
+    """What a run without findings printed."""
+    assert done.returncode == 0, done.stdout[-20_000:]
+    return done.stdout
+
+
+def operations() -> list[set[str]]:
+    """The tags of each operation."""
+    paths = json.loads((ROOT / "openapi.json").read_text())["paths"]
+    return [set(operation["tags"]) for path in paths.values() for operation in path.values()]
 
 
 def fuzz(folder: Path, examples: int, *more: str) -> subprocess.CompletedProcess[str]:
@@ -95,7 +132,7 @@ def _generator() -> FastAPI:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--examples", type=int, default=100, help="of each operation")
+    parser.add_argument("--examples", type=int, default=EXAMPLES, help="of each operation")
     arguments, more = parser.parse_known_args()
     with tempfile.TemporaryDirectory(prefix="attune-fuzz-") as folder:
         done = fuzz(Path(folder), arguments.examples, *more)

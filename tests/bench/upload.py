@@ -1,7 +1,8 @@
 """`make bench-upload`: one 512 MB training file, uploaded to and validated by a web process of its own.
 
 Measures throughput from the first byte sent to the answer, and how much the web process grows meanwhile. Prints a
-table and ends in one line of JSON: the median throughput of the repeats and the largest growth.
+table and ends in one line of JSON: the median throughput of the repeats and the largest growth. The same file in
+parts, by the official client, is a line of the table.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
+from openai import OpenAI
 from rich.console import Console
 from rich.table import Table
 
@@ -45,6 +48,9 @@ TEXT = (
 )
 
 
+Way = Callable[[httpx.Client, Path], dict[str, Any]]
+
+
 @dataclass(frozen=True)
 class Upload:
     mb_per_s: float
@@ -52,8 +58,8 @@ class Upload:
     cpu_s: float  # of the web process
 
 
-def write_training_file(path: Path) -> int:
-    """A file of chats with two answers each, as large as one may be; returns how many examples."""
+def write_training_file(path: Path, size: int = FILE_BYTES) -> int:
+    """A file of chats with two answers each, of at most `size` bytes; returns how many examples."""
     random_ = random.Random(1)
     words = TEXT.split()
     texts = (" ".join(random_.choices(words, k=random_.randint(10, 90))) for _ in range(20_000))
@@ -64,7 +70,7 @@ def write_training_file(path: Path) -> int:
         while True:
             messages = [f'{{"role": "{role}", "content": {random_.choice(turns)}}}' for role in roles]
             line = f'{{"messages": [{", ".join(messages)}]}}\n'.encode()
-            if written + len(line) > FILE_BYTES:
+            if written + len(line) > size:
                 return examples
             file.write(line)
             written += len(line)
@@ -150,16 +156,31 @@ def form(path: Path) -> Iterator[bytes]:
     yield FORM_TAIL
 
 
-def upload(http: httpx.Client, process: psutil.Process, idle_bytes: int, path: Path, examples: int) -> Upload:
+def at_once(http: httpx.Client, path: Path) -> dict[str, Any]:
+    """The file as the answer to one request shows it."""
     length = len(FORM_HEAD) + path.stat().st_size + len(FORM_TAIL)
     headers = {"Content-Type": "multipart/form-data; boundary=x", "Content-Length": str(length)}
+    return http.post("/v1/files", content=form(path), headers=headers).raise_for_status().json()
+
+
+def in_parts(http: httpx.Client, path: Path) -> dict[str, Any]:
+    """The same by the official client, in its parts of 64 MB; they are checked and composed when the last is there."""
+    key = http.headers["Authorization"].removeprefix("Bearer ")
+    with OpenAI(base_url=http.base_url.join("/v1"), api_key=key, max_retries=0) as client:
+        done = client.uploads.upload_file_chunked(file=path, mime_type="application/jsonl", purpose="fine-tune")
+    assert done.file is not None
+    return http.get(f"/v1/files/{done.file.id}").raise_for_status().json()
+
+
+def measured(
+    http: httpx.Client, process: psutil.Process, idle_bytes: int, path: Path, examples: int, way: Way
+) -> Upload:
     cpu = process.cpu_times()
     started = time.perf_counter()
     with Peak(process) as peak:
-        answer = http.post("/v1/files", content=form(path), headers=headers)
+        file = way(http, path)
     seconds = time.perf_counter() - started
     spent = process.cpu_times()
-    file = answer.raise_for_status().json()
     assert (file["status"], file["attune"]["examples"]) == ("processed", examples), file
     assert file["bytes"] == path.stat().st_size
     http.delete(f"/v1/files/{file['id']}").raise_for_status()
@@ -183,12 +204,14 @@ def main() -> None:
             idle_bytes = process.memory_info().rss
             headers = {"Authorization": f"Bearer {key}"}
             with httpx.Client(base_url=address, headers=headers, timeout=600, trust_env=False) as http:
-                done = [upload(http, process, idle_bytes, path, examples) for _ in range(repeats)]
+                done = [measured(http, process, idle_bytes, path, examples, at_once) for _ in range(repeats)]
+                parts = measured(http, process, idle_bytes, path, examples, in_parts)
     table = Table(title=f"{size / MIB:.0f} MiB, {examples} examples of {size // examples} bytes on average")
     for heading in ("upload", "MB/s (goal 60)", "growth over idle, MiB (goal 64)", "CPU seconds of the web process"):
         table.add_column(heading)
-    for number, each in enumerate(done, 1):
-        table.add_row(str(number), f"{each.mb_per_s:.1f}", f"{each.growth_mib:.1f}", f"{each.cpu_s:.1f}")
+    rows = [*((str(number), each) for number, each in enumerate(done, 1)), ("in parts", parts)]
+    for name, each in rows:
+        table.add_row(name, f"{each.mb_per_s:.1f}", f"{each.growth_mib:.1f}", f"{each.cpu_s:.1f}")
     Console().print(table)
     figures = {
         "mb_per_s": round(statistics.median(each.mb_per_s for each in done), 1),

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
 from openai import OpenAI
 from openai.types import FileObject
 
 from cli import migrate, openai_export, openai_import
 from core.models import BaseModelRow
 from core.settings import Settings
-from tests.api.place import SHAPE, Place, Tenant, examples, place
+from tests.api.place import SHAPE, Place, Tenant, examples, place, running
 from tests.cli.service import Service
 from tests.services import free_port
 
@@ -249,6 +251,35 @@ def test_the_bases_are_asked_for_and_have_to_be_here(old: Old, new: New) -> None
     report = new.migrate(old, "--start", "--yes", "--map", f"{THEIR_BASE}=no/such")
     assert f"give --map {THEIR_BASE}=BASE" in line_of(report, old.first)["note"]
     assert list(new.client.fine_tuning.jobs.list()) == []
+
+
+def breaking() -> FastAPI:
+    """Holds one file, and ends before its content does."""
+    app = FastAPI()
+    file = {"object": "file", "created_at": 1, "filename": "a.jsonl", "purpose": "fine-tune", "status": "processed"}
+
+    @app.get("/v1/fine_tuning/jobs")
+    def jobs() -> dict[str, object]:
+        return {"object": "list", "data": [], "has_more": False}
+
+    @app.get("/v1/files")
+    def files() -> dict[str, object]:
+        return {"object": "list", "data": [{"id": "file-1", "bytes": 100, **file}], "has_more": False}
+
+    @app.get("/v1/files/file-1/content")
+    def content() -> StreamingResponse:
+        return StreamingResponse(iter([b"{}"]), headers={"Content-Length": "100"})
+
+    return app
+
+
+def test_a_download_that_is_cut_off_leaves_nothing_half(new: New, tmp_path: Path) -> None:
+    with running(breaking()) as address:
+        said = new.service.refused(
+            "migrate", "openai", "--export", tmp_path / "half", "--openai-url", f"{address}/v1", OPENAI_API_KEY="sk-any"
+        )
+    assert "broke off" in said
+    assert not list(tmp_path.glob("half/files/*"))
 
 
 def test_what_is_missing_is_said(old: Old, new: New, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

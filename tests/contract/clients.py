@@ -12,9 +12,11 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 import venv
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -70,9 +72,8 @@ def run_suite(python: Path, live: Live, report: Path, generation: str) -> None:
     )
 
 
-def run_customer(live: Live) -> Outcome:
+def run_customer(python: Path, live: Live) -> Outcome:
     """The program as its author would start it."""
-    python = environment("customer", "langchain-openai", "litellm")
     done = subprocess.run(
         [python, CUSTOMER, BASE],
         check=False,
@@ -122,13 +123,21 @@ def _cell(outcomes: list[Outcome]) -> str:
 
 def main() -> None:
     results: dict[str, Results] = {}
-    with tempfile.TemporaryDirectory(prefix="attune-clients-") as folder, contract_service(Path(folder)) as live:
-        for generation, requirement in GENERATIONS.items():
-            python = environment(generation, requirement, "pytest")
-            report = Path(folder) / f"{generation}.xml"
-            run_suite(python, live, report, generation)
-            results[f"openai {version(python)}"] = read(report)
-        customer = run_customer(live)
+    with (
+        ThreadPoolExecutor(max_workers=1) as installing,  # the next environment, while the one before is at work
+        tempfile.TemporaryDirectory(prefix="attune-clients-") as folder,
+    ):
+        coming = {name: installing.submit(environment, name, what, "pytest") for name, what in GENERATIONS.items()}
+        customers = installing.submit(environment, "customer", "langchain-openai", "litellm")
+        with contract_service(Path(folder)) as live:
+            for generation, installed in coming.items():
+                python = installed.result()
+                report = Path(folder) / f"{generation}.xml"
+                started = time.monotonic()
+                run_suite(python, live, report, generation)
+                results[f"openai {version(python)}"] = read(report)
+                print(f"openai {version(python)}: {time.monotonic() - started:.0f} s", file=sys.stderr)
+            customer = run_customer(customers.result(), live)
     Console().print(table(results))
     Console().print(f"LangChain and LiteLLM ({CUSTOMER.relative_to(ROOT)}): {customer}")
     outcomes = [outcome for each in results.values() for tests in each.values() for outcome in tests]
