@@ -12,6 +12,7 @@ import logging
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,7 +81,6 @@ def main() -> None:
         kinds = f"{tally.refused} refused, {tally.faulty} faulty, {tally.good} good"
         note("mutated files", str(tally.mutants), "", f"{tally.seconds:.1f}", "", "; ".join(disagreements[:3]) or kinds)
         sequences, cells, leaks, broken = 0, 0, 0, 0
-        violations: list[str] = []
         for kind in KINDS:
             (Path(scratch) / kind).mkdir()
             with web_side(kind, Path(scratch) / kind) as web:
@@ -104,7 +104,7 @@ def main() -> None:
                 except Exception as error:  # whatever it raised is a violation, and the rest is still counted
                     broken += 1
                     found = "violated"
-                    violations.append("\n".join([repr(error), *getattr(error, "__notes__", [])]))
+                    traceback.print_exception(error)
                 note(
                     f"jobs in any order, {kind}",
                     str(options.sequences),
@@ -114,8 +114,6 @@ def main() -> None:
                     found,
                 )
     Console(width=160).print(table)
-    for violation in violations:
-        print(violation)
     print(
         json.dumps(
             {
