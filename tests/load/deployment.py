@@ -32,7 +32,7 @@ from tests.live import BASE, ROOT
 from tests.load.generator import Plan, encode
 from tests.services import free_port, port_answers, postgres, program, redis, s3
 
-PREPARED_S = 60.0
+PREPARED_S = 240.0
 EXAMPLES = 24
 LABEL = "loaded"  # of jobs that no worker of the deployment takes
 # What a job's row holds before it is first claimed

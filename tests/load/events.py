@@ -120,15 +120,15 @@ def webhooks(place: Deployment, backlog: int = BACKLOG, trickle_s: float = TRICK
         left_at: dict[str, float] = {}
         with place.database() as database:
             for start in range(0, backlog, 100):
+                left_at |= dict.fromkeys(ids[start : min(backlog, start + 100)], time.time())  # before the commit
                 with database.begin() as session:
-                    for job_id in ids[start : start + 100]:
+                    for job_id in ids[start : min(backlog, start + 100)]:
                         jobs.cancel(session, project, job_id)
-                left_at |= dict.fromkeys(ids[start : start + 100], time.time())
             _until_delivered(database, backlog)
             for job_id in ids[backlog:]:
+                left_at[job_id] = time.time()
                 with database.begin() as session:
                     jobs.cancel(session, project, job_id)
-                left_at[job_id] = time.time()
                 time.sleep(1 / TRICKLE_PER_S)
             _until_delivered(database, len(ids))
         came: list[tuple[str, str, float]] = _ended(inbox)
