@@ -10,7 +10,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo demo-picture up check format openapi test test-clients fuzz-api fuzz audit faults faults-long bench-service bench-upload bench-doctor bench-plan bench-train bench-gpu clean
+.PHONY: help install install-dev demo demo-picture up check format openapi test test-clients fuzz-api fuzz audit faults faults-long load bench-service bench-upload bench-doctor bench-plan bench-tokens bench-train bench-gpu screenshots clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,17 +84,26 @@ faults: $(VENV)/installed-dev ## harm a deployment in every way on the list and 
 faults-long: $(VENV)/installed-dev ## the same, ten times as often
 	$(RUN) -m tests.faults --scale long
 
+load: $(VENV)/installed-dev ## every floor of load, most of an hour; ends in one line of JSON
+	$(RUN) -m tests.load
+
 bench-service: $(VENV)/installed-dev ## measure the service; ends in one line of JSON
 	$(RUN) -m tests.bench.service
 
 bench-upload: $(VENV)/installed-dev ## measure a 512 MB upload; ends in one line of JSON
 	$(RUN) -m tests.bench.upload
 
+screenshots: $(VENV)/installed-dev ## take the README's pictures of a running demo, in minutes the first time
+	@$(RUN) -m tests.dashboard.screenshots
+
 bench-doctor: $(VENV)/installed-dev ## measure the dataset doctor; ends in one line of JSON
 	$(RUN) -m tests.bench.doctor
 
 bench-plan: $(VENV)/installed-dev ## the plan's memory against the measured; ends in one line of JSON
 	$(RUN) -m tests.bench.plan
+
+bench-tokens: $(VENV)/installed-dev ## measure tokenising and packing on one core; ends in one line of JSON
+	$(RUN) -m tests.bench.tokens
 
 $(VENV)/installed-bench: $(VENV)/installed-dev
 	$(RUN) -m pip install --quiet "$(TORCH)" -e '.[gpu,bench]'

@@ -43,10 +43,12 @@ from api.auth import Gate
 from api.background import create_background
 from api.body import Pace
 from api.edge import Edge
+from api.ended import Ended
 from api.listeners import Listeners
 from api.metrics import Requests
 from api.parts import Parts
 from api.rate_limit import RateLimit
+from api.recent import Recent
 from api.replay import Replay
 from api.told_to_stop import when_told_to_stop
 from api.unchanged import Unchanged
@@ -183,6 +185,8 @@ def _open(settings: Settings, requests: Requests, with_background: bool) -> Part
         sender=sender,
         rates=Rates(settings.resolved_broker_url),
         listeners=Listeners(database),
+        ended=Ended(),
+        recent=Recent(),
         background=create_background(settings, database, storage, sender) if with_background else None,
     )
 

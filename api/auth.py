@@ -15,11 +15,12 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import access
+from api.admission import admit
 from api.audit import Audited
 from api.body import Body, Pace, too_large
 from api.errors import error_response
 from api.parts import Parts
-from core import embeds, projects, sign_ins, tenancy
+from core import embeds, ids, projects, sign_ins, tenancy
 from core.db import Database
 from core.errors import AttuneError
 from core.projects import Principal
@@ -27,6 +28,7 @@ from core.settings import Settings
 from core.uploads import MAX_PART_BYTES
 
 GUARDED = "/v1/"
+OURS = "/v1/attune/"  # keys, sessions, projects and their limits are below it
 FILE_PATH = "/v1/files"
 OPENS_SESSION = "/v1/attune/sessions"
 DASHBOARD_UPLOAD = "/dashboard/files"
@@ -58,19 +60,16 @@ class Gate:
             _check_url(scope)
             headers = Headers(scope=scope)
             if f"{scope['path']}/".startswith(GUARDED):
-                principal = await to_thread.run_sync(
-                    authenticate,
-                    parts.database,
-                    bearer(headers),
-                    headers.get("openai-project"),
-                    headers.get("openai-organization"),
-                )
+                admit()
+                principal = await _who(parts, headers)
                 scope["state"]["principal"] = principal
                 routes = access.routes_of(scope["method"], scope["path"])
                 if sign_ins.is_link(bearer(headers)) and routes[0].pattern != OPENS_SESSION:
                     message = "A sign-in link opens a session and does nothing else."
                     raise AttuneError(message, code="session_needed", status=401)
                 audited = (principal, routes[0]) if routes[0].may_change else None
+                if audited and scope["path"].startswith(OURS):
+                    send = parts.recent.forgetting(send)
                 access.check(principal, routes)
                 if embeds.is_token(bearer(headers)):
                     access.check_embed(embeds.job_of(bearer(headers)), routes)
@@ -91,6 +90,17 @@ def _held_within(scope: Scope) -> str:
     """A tenant's request sees the rows of its project; an operator's, and one that needs no key, every row."""
     principal = scope["state"].get("principal")
     return tenancy.EVERY if principal is None or principal.is_operator else principal.project_id
+
+
+async def _who(parts: Parts, headers: Headers) -> Principal:
+    named = (bearer(headers), headers.get("openai-project"), headers.get("openai-organization"))
+
+    async def look_up() -> Principal:
+        return await to_thread.run_sync(authenticate, parts.database, *named)
+
+    if ids.key_parts(named[0]) is None:  # a session or a token, which may serve but once
+        return await look_up()
+    return await parts.recent.find(*named, look_up)
 
 
 def _max_bytes(scope: Scope, settings: Settings) -> int:
@@ -122,7 +132,7 @@ def bearer(headers: Headers) -> str:
 def authenticate(
     database: Database, key: str, project: str | None = None, organization: str | None = None
 ) -> Principal:
-    """Whose key or session it is; looked up for every request, so that a revoked key is refused at once."""
+    """Whose key or session it is. `api.recent` says for how long that may be believed."""
     if embeds.is_token(key):
         with database.read() as session:
             return embeds.authenticate(session, key)

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.datastructures import QueryParams
 
 from api import plans
+from api.ended import listed
 from api.job_object import (
     CheckpointList,
     EventList,
@@ -24,7 +25,7 @@ from api.job_object import (
 from api.job_request import CreateJob
 from api.parts import Caller, Within
 from api.replay import AsAsked
-from api.wire import ends
+from api.wire import ends, written
 from core import crash_points, dry_run, intake, jobs, published, replay
 from core.dry_run import PlanObject
 from core.models import JobStatus
@@ -34,10 +35,10 @@ After = Annotated[str | None, Query(max_length=128)]
 _METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 
 
-@router.post("", responses={202: {"model": PlanObject}})
+@router.post("", response_model=JobObject | PlanObject, responses={202: {"model": PlanObject}})
 def create_job(
     body: CreateJob, caller: Caller, parts: Within, asked: AsAsked, response: Response
-) -> JobObject | PlanObject:
+) -> Response | PlanObject:
     """A job; with `attune.dry_run` its plan, and no job."""
     wanted = body.wanted(parts.settings.mlflow_allow)
     if body.attune is not None and body.attune.dry_run:
@@ -54,24 +55,29 @@ def create_job(
             crash_points.here("create.written")
     crash_points.here("create.committed")
     parts.poke()
-    return show_job(job)
+    return written(show_job(job))
 
 
-@router.get("")
+@router.get("", response_model=JobList)
 def list_jobs(
     request: Request,
     caller: Caller,
     parts: Within,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-) -> JobList:
+) -> Response:
     metadata = _metadata_filter(request.query_params)
     without = request.query_params.get("metadata") == "null"
     with parts.database.read() as session:
-        rows, has_more = jobs.page(
+        job_ids, has_more = jobs.page(
             session, caller.project_id, after=after, limit=limit, metadata=metadata, without_metadata=without
         )
-    return JobList(data=[show_job(row) for row in rows], has_more=has_more)
+        known = parts.ended.known(job_ids)
+        rows = jobs.several(session, [job_id for job_id in job_ids if job_id not in known])
+    texts = known | parts.ended.write(rows)
+    # one that is in neither was erased with its project between the two looks
+    found = [texts[job_id] for job_id in job_ids if job_id in texts]
+    return Response(listed(found, has_more=has_more), media_type="application/json")
 
 
 def _metadata_filter(query: QueryParams) -> dict[str, str]:
@@ -83,11 +89,11 @@ def _metadata_filter(query: QueryParams) -> dict[str, str]:
     return found
 
 
-@router.get("/{fine_tuning_job_id}")
-def retrieve_job(fine_tuning_job_id: str, caller: Caller, parts: Within) -> JobObject:
+@router.get("/{fine_tuning_job_id}", response_model=JobObject)
+def retrieve_job(fine_tuning_job_id: str, caller: Caller, parts: Within) -> Response:
     with parts.database.read() as session:
         job = jobs.get(session, caller.project_id, fine_tuning_job_id)
-    return show_job(job)
+    return written(show_job(job))
 
 
 @router.post("/{fine_tuning_job_id}/cancel")

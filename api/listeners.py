@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import Context
 
 import structlog
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 
 from api.job_object import show_event
 from core import follow
@@ -63,6 +63,7 @@ class Listeners:
         self._database = database
         self._channels: dict[str, _Channel] = {}
         self._poller: asyncio.Task[None] | None = None
+        self._thread = CapacityLimiter(1)  # of their own: events do not stand in line behind requests
         self._is_ending = False
 
     def end(self) -> None:
@@ -127,7 +128,7 @@ class Listeners:
 
     async def _look(self) -> None:
         followed = dict(self._channels)  # others may come while the database answers
-        standings = await to_thread.run_sync(self._standings, list(followed))
+        standings = await to_thread.run_sync(self._standings, list(followed), limiter=self._thread)
         behind: dict[str, int] = {}
         for job_id, channel in followed.items():
             standing = standings.get(job_id) or Standing(channel.seq, is_over=True)
@@ -138,7 +139,7 @@ class Listeners:
                 channel.wake()
         if not behind:
             return
-        rows = await to_thread.run_sync(self._read, behind)
+        rows = await to_thread.run_sync(self._read, behind, limiter=self._thread)
         for job_id in behind:
             channel, standing = followed[job_id], standings[job_id]
             channel.add((seq, event) for its_job, seq, event in rows if its_job == job_id)

@@ -9,8 +9,10 @@ import httpx
 from fastapi import Depends, Request
 
 from api.background import Background
+from api.ended import Ended
 from api.listeners import Listeners
 from api.metrics import Requests
+from api.recent import Recent
 from api.webhook_sender import Sender
 from core.db import Database
 from core.errors import AttuneError
@@ -31,6 +33,8 @@ class Parts:
     sender: Sender  # of webhooks
     rates: Rates
     listeners: Listeners
+    ended: Ended
+    recent: Recent  # who was asking a moment ago
     background: Background | None  # None: this process answers requests and does nothing beside them
 
     def poke(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Update, case, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, Update, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from core import outbox
@@ -66,58 +66,64 @@ class Flags:
 
 def claim_preparation(session: Session, holder: str, lease_s: float) -> Claim | None:
     """Claim the oldest job whose files are to be validated."""
-    candidate = (
-        select(Job.id)
-        .where(
-            Job.status == JobStatus.VALIDATING_FILES,
-            Job.lease_until.is_(None),  # an ended lease is first counted as a loss, by the janitor
-            Job.not_before <= db_now(),
-        )
-        .order_by(Job.priority.desc(), Job.created_at)
-    )
-    return _claim(
+    found = _oldest(
         session,
-        candidate.limit(1).with_for_update(skip_locked=True).scalar_subquery(),
-        JobStatus.VALIDATING_FILES,
-        holder,
-        lease_s,
-        [],
+        Job.status == JobStatus.VALIDATING_FILES,
+        Job.lease_until.is_(None),  # an ended lease is first counted as a loss, by the janitor
+        Job.not_before <= db_now(),
     )
+    return found and _claim(session, found.id, JobStatus.VALIDATING_FILES, holder, lease_s, [])
 
 
 def claim_training(session: Session, worker: WorkerFacts, lease_s: float) -> Claim | None:
     """Claim the best queued job that fits: priority, then the long waiting, then a resident base, then age."""
-    now = db_now()
-    resident = case((Job.base_model == (worker.resident_base or ""), 1), else_=0)
-    starving = case((Job.created_at < now - STARVE_S, 1), else_=0)
-    candidate = (
-        select(Job.id)
-        .where(
-            Job.status == JobStatus.QUEUED,
-            Job.not_before <= now,
-            Job.required_bytes <= worker.memory_bytes,
-            or_(Job.label.is_(None), Job.label.in_(worker.labels)),
-        )
-        .order_by(
-            Job.priority.desc(),
-            starving.desc(),
-            case((starving == 1, 0), else_=resident).desc(),
-            Job.created_at,
-            Job.id,
-        )
+    fits = (
+        Job.status == JobStatus.QUEUED,
+        Job.not_before <= db_now(),
+        Job.required_bytes <= worker.memory_bytes,
+        or_(Job.label.is_(None), Job.label.in_(worker.labels)),
     )
-    return _claim(
-        session,
-        candidate.limit(1).with_for_update(skip_locked=True).scalar_subquery(),
-        JobStatus.QUEUED,
-        worker.id,
-        lease_s,
-        [NewEvent("Fine-tuning job started", data=None)],
-    )
+    found = _oldest(session, *fits)
+    if found is None:
+        return None
+    if worker.resident_base not in (None, found.base_model) and not found.is_starving:
+        same = (Job.priority == found.priority, Job.base_model == worker.resident_base)
+        found = _first(session, *fits, *same) or found
+    event = NewEvent("Fine-tuning job started", data=None)
+    return _claim(session, found.id, JobStatus.QUEUED, worker.id, lease_s, [event])
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    id: str
+    base_model: str
+    priority: int
+    is_starving: bool
+
+
+def _oldest(session: Session, *fits: ColumnElement[bool]) -> _Candidate | None:
+    """The oldest of the highest priority, locked.
+
+    Two walks along an index on status, priority and time, one backward and one forward: sorting the queue at every
+    claim would make a long queue a slow one.
+    """
+    highest = select(Job.priority).where(*fits).order_by(Job.priority.desc()).limit(1)
+    # locked, so that the second walk finds one at least
+    priority = session.scalar(highest.with_for_update(skip_locked=True))
+    return None if priority is None else _first(session, *fits, Job.priority == priority)
+
+
+def _first(session: Session, *conditions: ColumnElement[bool]) -> _Candidate | None:
+    is_starving = Job.created_at < db_now() - STARVE_S
+    query = select(Job.id, Job.base_model, Job.priority, is_starving).where(*conditions)
+    row = session.execute(
+        query.order_by(Job.created_at, Job.id).limit(1).with_for_update(skip_locked=True)
+    ).one_or_none()
+    return None if row is None else _Candidate(row[0], row[1], row[2], bool(row[3]))
 
 
 def _claim(
-    session: Session, candidate: Any, source: JobStatus, holder: str, lease_s: float, events: list[NewEvent]
+    session: Session, job_id: str, source: JobStatus, holder: str, lease_s: float, events: list[NewEvent]
 ) -> Claim | None:
     target = JobStatus.RUNNING if source == JobStatus.QUEUED else source
     started: dict[str, Any] = {}
@@ -125,7 +131,7 @@ def _claim(
         started = {"started_at": func.coalesce(Job.started_at, db_now()), "attempt_started_at": db_now()}
     job = session.scalars(
         update(Job)
-        .where(Job.id == candidate, Job.status == source)
+        .where(Job.id == job_id, Job.status == source)
         .values(
             status=target,
             attempt=Job.attempt + 1,

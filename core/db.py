@@ -6,6 +6,8 @@ database's own clock (`db_now`), so no machine's clock decides about a lease.
 
 from __future__ import annotations
 
+import hashlib
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,16 +16,20 @@ from sqlite3 import Connection as SqliteConnection
 from psycopg.errors import ReadOnlySqlTransaction
 from sqlalchemy import Double, create_engine, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from core import tenancy
 from core.errors import Unavailable
+
+POOL_SIZE = 16  # of a process; more at once only wait for each other
+RESTED_S = 1.0
+_RESTS_SINCE = "rests_since"
 
 
 class db_now(FunctionElement[float]):
@@ -48,7 +54,7 @@ def _now_on_sqlite(element: db_now, compiler: SQLCompiler, **_: object) -> str:
 class Database:
     """One engine with its pool. Sessions keep loaded rows usable after commit."""
 
-    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+    def __init__(self, url: str, *, pool_size: int = POOL_SIZE) -> None:
         self.is_sqlite = url.startswith("sqlite")
         if self.is_sqlite:
             Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
@@ -58,14 +64,26 @@ class Database:
             self.engine = create_engine(
                 url,
                 pool_size=pool_size,
-                max_overflow=pool_size,
-                pool_pre_ping=True,
+                max_overflow=0,  # one beyond the size is closed after its use, and opening one costs ten requests
+                pool_use_lifo=True,
                 pool_timeout=5.0,
                 connect_args={
                     "connect_timeout": 5,
                     "options": f"-c idle_in_transaction_session_timeout=60000 -c {tenancy.SETTING}={tenancy.EVERY}",
                 },
             )
+            event.listen(self.engine, "connect", _note_rest)
+            event.listen(self.engine, "checkin", _note_rest)
+            event.listen(self.engine, "checkout", self._ask_rested)
+
+    def _ask_rested(self, connection: DBAPIConnection, record: ConnectionPoolEntry, _: PoolProxiedConnection) -> None:
+        """Is the server still there? A connection that was used a moment ago is not asked, under load least of all."""
+        if time.monotonic() - record.info.get(_RESTS_SINCE, 0.0) < RESTED_S:
+            return
+        try:
+            self.engine.dialect.do_ping(connection)
+        except self.engine.dialect.loaded_dbapi.Error as error:
+            raise InvalidatePoolError("the connection was lost while it rested") from error
 
     @contextmanager
     def begin(self) -> Generator[Session]:
@@ -112,6 +130,17 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def one_at_a_time(session: Session, what: str) -> None:
+    """Wait until no other transaction is at `what`; it ends with the transaction. SQLite has one writer anyway."""
+    if session.get_bind().dialect.name == "postgresql":
+        number = int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "big", signed=True)
+        session.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
+
+
+def _note_rest(_: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+    record.info[_RESTS_SINCE] = time.monotonic()
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:

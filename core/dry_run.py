@@ -51,7 +51,7 @@ class PlannedExecution(Frozen):
     precision: Literal["bfloat16", "float32"]
     micro_tokens: int
     checkpointing: bool
-    residency: Literal["quantised", "plain"]  # how the base's linear layers stay in memory
+    residency: Literal["quantised", "dequantised", "plain"]  # how the base's linear layers stay in memory
 
 
 class WorkerPlan(Frozen):
@@ -243,7 +243,7 @@ def _on(
         memory=parts,
         execution=PlannedExecution(
             precision=execution.precision, micro_tokens=execution.micro_tokens, checkpointing=execution.checkpointing,
-            residency="plain" if resolved.quantization is Quantization.NONE else "quantised",
+            residency=_residency(resolved, execution),
         ),
         packs_per_step=max(1, math.ceil(data.tokens / data.examples * resolved.batch_size / execution.micro_tokens)),
         tokens_per_s=rate and round(rate.tokens_per_s, 1),
@@ -252,6 +252,12 @@ def _on(
         takes_s=None if takes is None else round(takes, 1),
         cost=None if takes is None or price is None else round(takes / 3600 * price, 4),
     )  # fmt: skip
+
+
+def _residency(resolved: Resolved, execution: Execution) -> Literal["quantised", "dequantised", "plain"]:
+    if resolved.quantization is Quantization.NONE:
+        return "plain"
+    return "dequantised" if execution.dequantised else "quantised"
 
 
 def _verdict(worker: Worker, parts: dict[str, int], required: int, label: str | None) -> tuple[bool, str]:

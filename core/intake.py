@@ -53,7 +53,7 @@ class Checked:
 
 def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
     """A new job of the project. Raises AttuneError naming the field that stands in the way, or QuotaReached."""
-    project = projects.lock(session, project_id)
+    project = projects.lock_for_one_more(session, project_id)
     checked = check(session, project_id, wanted)
     base, start = checked.base, checked.start
     quotas.check_jobs(session, project)

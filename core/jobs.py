@@ -145,9 +145,9 @@ def page(
     limit: int,
     metadata: dict[str, str] | None = None,
     without_metadata: bool = False,
-) -> tuple[list[Job], bool]:
-    """(up to `limit` jobs, newest first, after the job `after`; whether there are more)."""
-    query = select(Job).where(Job.project_id == project_id)
+) -> tuple[list[str], bool]:
+    """(the ids of up to `limit` jobs, newest first, after the job `after`; whether there are more)."""
+    query = select(Job.id).where(Job.project_id == project_id)
     if after is not None:
         cursor = session.scalar(select(Job).where(Job.id == after, Job.project_id == project_id))
         if cursor is None:
@@ -157,8 +157,13 @@ def page(
         query = query.where(Job.user_metadata[key].as_string() == value)
     if without_metadata:
         query = query.where(Job.user_metadata.is_(None))
-    rows = session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)).all()
-    return list(rows[:limit]), len(rows) > limit
+    found = session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)).all()
+    return list(found[:limit]), len(found) > limit
+
+
+def several(session: Session, job_ids: Sequence[str]) -> Sequence[Job]:
+    """Jobs by the ids that `page` gave, in any order."""
+    return session.scalars(select(Job).where(Job.id.in_(job_ids))).all() if job_ids else []
 
 
 def events_page(session: Session, job: Job, *, after: str | None, limit: int) -> tuple[list[JobEvent], bool]:

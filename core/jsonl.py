@@ -27,7 +27,7 @@ KIND_NAMES: dict[type[object], str] = {
     type(None): "null",
 }
 MAX_LINE_BYTES = 1024 * 1024
-_BLOCK_BYTES = 128 * 1024  # read at once: enough to spare the cost of each line, little enough for the caches
+_BLOCK_BYTES = 64 * 1024  # read at once: enough to spare the cost of each line, little enough for the caches
 MAX_DEPTH = 32  # objects and arrays within each other, the line's own object included
 _BOM = b"\xef\xbb\xbf"
 # The first bytes of what people upload by mistake

@@ -21,7 +21,7 @@ CUDA_MICRO_TOKENS = (LEAST_MICRO_TOKENS, 16384)
 CPU_SHARE, CUDA_SHARE = 0.5, 0.85  # of the device's memory that a run may plan with
 LOGITS_ELEMENTS = 1 << 26  # of one chunk of the loss
 RUNTIME_BYTES = 512 * 1024**2  # the program and its libraries, before any model
-CPU_RUNTIME_BYTES = 150 * 1024**2  # above an idle engine: the architecture's code, kernels made on first use
+CPU_RUNTIME_BYTES = 95 * 1024**2  # above an idle engine: the architecture's code, kernels made on first use
 # What an allocator takes for the tensors of a step: between those that stay it keeps holes of those that went. The
 # CPU's is measured (`make bench-plan`, glibc); the GPU's is not, and stands for the rounding of its segments.
 CPU_HEAP, GPU_HEAP = 1.7, 1.1
@@ -69,32 +69,48 @@ def memory(
     recomputes = execution is not None and execution.checkpointing
     trainable = trainable_parameters(shape, resolved.lora)
     others = max(0, shape.parameters - shape.linear_parameters)
-    linears = shape.linear_parameters * weight_bytes(resolved.quantization, resolved.double_quantization, element)
-    heap = GPU_HEAP if on_gpu else CPU_HEAP
+    held = _held(resolved, execution)
+    linears = shape.linear_parameters * weight_bytes(held, resolved.double_quantization, element)
     return {
         "weights": int(linears) + others * element,
         "adapter": 0 if is_full else trainable * FLOAT32,
         "gradients": trainable * FLOAT32,
         "optimizer": 2 * trainable * FLOAT32,  # Adam's moments
-        "activations": int(heap * _activations(resolved, shape, tokens, element, recomputes, on_gpu)),
+        "activations": int(_activations(resolved, shape, tokens, element, held, recomputes, on_gpu)),
         "head": int(_head(shape, tokens * share, element)),
         "saving": 0 if on_gpu else 3 * trainable * FLOAT32,  # a snapshot's bytes: weights and moments once more
         "runtime": RUNTIME_BYTES if on_gpu else CPU_RUNTIME_BYTES,
     }
 
 
+def _held(resolved: Resolved, execution: Execution | None) -> Quantization:
+    """How the linear layers stay in memory."""
+    return Quantization.NONE if execution is not None and execution.dequantised else resolved.quantization
+
+
 def _activations(
-    resolved: Resolved, shape: ModelShape, tokens: int, element: int, recomputes: bool, on_gpu: bool
+    resolved: Resolved, shape: ModelShape, tokens: int, element: int, held: Quantization, recomputes: bool, on_gpu: bool
 ) -> float:
-    """Kept for the backward pass, and the largest dequantised weight. Under checkpointing each layer keeps its
-    input, and one layer at a time all the rest."""
+    """Kept for the backward pass, and the largest dequantised weight, with what the allocator takes for them. Under
+    checkpointing each layer keeps its input, and one layer at a time all the rest.
+
+    On a CPU every kept input lies where the layer's widest tensor ended, and leaves a hole of that size which the
+    next layer's do not fit into.
+    """
+    heap = GPU_HEAP if on_gpu else CPU_HEAP
     layer = tokens * _layer_bytes(resolved, shape, element, recomputes, on_gpu)
-    kept = shape.layers * tokens * shape.hidden * element + layer if recomputes else shape.layers * layer
+    widest = max(inward * outward for inward, outward in shape.linears().values())
+    at_once = layer if recomputes else shape.layers * layer
     if resolved.lora is not None and element < FLOAT32:
         factors = trainable_parameters(shape, resolved.lora) * element  # A and B as they are multiplied with
-        kept += factors / shape.layers if recomputes else factors
-    widest = max(inward * outward for inward, outward in shape.linears().values())
-    return kept + (widest * element if resolved.quantization is not Quantization.NONE else 0)
+        at_once += factors / shape.layers if recomputes else factors
+    if held is not Quantization.NONE:
+        at_once += widest * element
+    if not recomputes:
+        return heap * at_once
+    hole = max(shape.ffn * element, shape.heads * shape.head_dim * FLOAT32)
+    kept = heap * shape.hidden * element if on_gpu else shape.hidden * element + hole
+    return shape.layers * tokens * kept + heap * at_once
 
 
 def _layer_bytes(resolved: Resolved, shape: ModelShape, element: int, recomputes: bool, on_gpu: bool) -> float:
@@ -133,7 +149,8 @@ def choose(
     on_gpu: bool,
 ) -> Execution:
     """The most tokens per micro-step up to `most_tokens` for which the plan stays within `room_bytes`, doubling from
-    `first`. Where not even that does: with recomputation."""
+    `first`. Where not even that does: with recomputation. On a GPU 4-bit weights are dequantised once where that
+    fits beside it; on a CPU dequantising is two per cent of a step, and the memory is everybody's."""
 
     def fits(execution: Execution) -> bool:
         return sum(memory(resolved, shape, execution, workload, on_gpu=on_gpu).values()) <= room_bytes
@@ -146,4 +163,5 @@ def choose(
         if not fits(larger):
             break
         chosen = larger
-    return chosen
+    dequantised = chosen.model_copy(update={"dequantised": True})
+    return dequantised if on_gpu and resolved.quantization.is_4bit and fits(dequantised) else chosen

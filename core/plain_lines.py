@@ -7,7 +7,7 @@ twice shows in the count, as it does there.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
@@ -17,18 +17,20 @@ _CHAT, _COMPLETION, _TEXT = b'{"messages"', b'{"prompt"', b'{"text"'
 
 class _Instructed(msgspec.Struct, forbid_unknown_fields=True, gc=False, tag_field="role", tag="system"):
     content: str
+    weight: ClassVar[msgspec.UnsetType] = msgspec.UNSET
 
 
 class _Asked(msgspec.Struct, forbid_unknown_fields=True, gc=False, tag_field="role", tag="user"):
     content: str
+    weight: ClassVar[msgspec.UnsetType] = msgspec.UNSET
 
 
 class _Answered(msgspec.Struct, forbid_unknown_fields=True, gc=False, tag_field="role", tag="assistant"):
-    content: str
+    content: Annotated[str, msgspec.Meta(min_length=1)]
     weight: Literal[0, 1] | msgspec.UnsetType = msgspec.UNSET
 
 
-class _Chat(msgspec.Struct, forbid_unknown_fields=True):
+class _Chat(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     messages: Annotated[list[_Instructed | _Asked | _Answered], msgspec.Meta(min_length=1)]
 
 
@@ -87,33 +89,24 @@ def plain_block(block: bytes) -> tuple[Kind, int] | None:
 
 
 def _lines(block: bytes, opening: bytes) -> int:
-    """How many lines the block has; 0 unless each begins with `opening`, as its first does."""
-    lines = block.count(b"\n")
-    return lines if block.count(b"\n" + opening) + 1 == lines else 0
+    """How many lines the block has; 0 unless each begins with `opening`."""
+    lines = block.split(b"\n")
+    lines.pop()  # what stands behind the last line end: nothing
+    return len(lines) if all(line.startswith(opening) for line in lines) else 0
 
 
 def _are_plain_chats(data: bytes, chats: list[_Chat]) -> bool:
-    keys = colons = 0
+    """Lists where loops over the turns would do: this is where the time of a check goes."""
     for chat in chats:
-        turns = chat.messages
-        if turns[-1].__class__ is not _Answered:
-            return False
-        keys += 1 + 2 * len(turns)
-        is_supervised = False
-        for turn in turns:
-            content = turn.content
-            colons += content.count(":")
-            if isinstance(turn, _Answered):
-                if not content or content.isspace():
-                    return False
-                if turn.weight is msgspec.UNSET:
-                    is_supervised = True
-                else:
-                    keys += 1
-                    is_supervised = is_supervised or turn.weight == 1
-        if not is_supervised:
-            return False
-    return _has_keys(data, keys, colons)
+        last = chat.messages[-1]
+        if last.__class__ is not _Answered or last.weight == 0:
+            return False  # with the last answer supervised, the example is
+    turns = [turn for chat in chats for turn in chat.messages]
+    contents = [turn.content for turn in turns]
+    if True in [content.isspace() for content in contents]:
+        return False
+    weights = len(turns) - [turn.weight for turn in turns].count(msgspec.UNSET)
+    return _has_keys(data, len(chats) + 2 * len(turns) + weights, "".join(contents).count(":"))
 
 
 def _are_plain_completions(data: bytes, pairs: list[_Completion]) -> bool:

@@ -60,6 +60,7 @@ from core.storage import Storage, StorageCorrupt, StorageMissing, open_storage
 from core.too_long import counted, fit
 
 log = structlog.get_logger()
+NICE = 5  # answers come before preparations, on a machine that is too small for both
 MEMORY_LIMIT_BYTES = 6 * 1024**3  # address space, of which the tokenizers' libraries map about one
 TIME_LIMIT_S = 3600  # for one job's files
 IDLE_POLL_S = 2.0  # for jobs that another web process accepted
@@ -319,6 +320,7 @@ def _out_of_time(_: int, __: FrameType | None) -> None:
 
 
 def main() -> None:
+    os.nice(NICE)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     signal.signal(signal.SIGALRM, _out_of_time)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches us as the end of stdin

@@ -98,6 +98,17 @@ def lock(session: Session, project_id: str) -> Project:
     return get(session, project_id)
 
 
+def lock_for_one_more(session: Session, project_id: str) -> Project:
+    """As `lock`, for who adds a job. Where nothing is counted, others may add theirs at the same time, and it is
+    only made sure that the project stays."""
+    query = select(Project.max_jobs, Project.max_stored_bytes).where(Project.id == project_id)
+    limits = session.execute(query).one_or_none()
+    if limits is not None and tuple(limits) != (None, None):
+        return lock(session, project_id)
+    session.execute(select(Project.id).where(Project.id == project_id).with_for_update(read=True))
+    return get(session, project_id)
+
+
 def first(session: Session) -> Project:
     """The project `default`, made if it is missing and locked until the transaction ends."""
     locked = select(Project).where(Project.slug == DEFAULT).with_for_update()

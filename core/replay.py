@@ -14,8 +14,7 @@ from sqlalchemy import ColumnElement, and_, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from core import projects
-from core.db import db_now
+from core.db import db_now, one_at_a_time
 from core.errors import AttuneError
 from core.models import Creation, KeptAnswer
 
@@ -142,7 +141,8 @@ def earlier(session: Session, project_id: str, asked: Asked) -> str | None:
 
     Each is the answer to one chain of retries: two equal requests that were meant as two have made two.
     """
-    projects.lock(session, project_id)  # two arrivals of one request may be under way at once
+    # two arrivals of one request may be under way at once
+    one_at_a_time(session, f"{asked.key_id} {asked.request_sha256}")
     query = select(Creation).where(Creation.key_id == asked.key_id, Creation.request_sha256 == asked.request_sha256)
     if asked.idempotency_key is not None:
         query = query.where(Creation.idempotency_key == asked.idempotency_key, Creation.created_at > db_now() - KEPT_S)

@@ -138,8 +138,8 @@ def claim(session: Session, limit: int, failing_limit: int) -> list[EndpointClai
     return [EndpointClaim(row, row.claim) for row in rows]
 
 
-def next_due(session: Session, mine: EndpointClaim) -> Due | None:
-    """The endpoint's delivery that has waited longest, and a full lease for making it; None: nothing is due."""
+def next_due(session: Session, mine: EndpointClaim, limit: int) -> list[Due]:
+    """The endpoint's deliveries that have waited longest, and a full lease for making them; none: nothing is due."""
     endpoint = session.scalars(
         update(WebhookEndpoint)
         .where(*_still(mine), WebhookEndpoint.disabled_at.is_(None))
@@ -148,29 +148,42 @@ def next_due(session: Session, mine: EndpointClaim) -> Due | None:
         .execution_options(synchronize_session=False, populate_existing=True)
     ).one_or_none()
     if endpoint is None:
-        return None
-    row = session.execute(
+        return []
+    rows = session.execute(
         select(WebhookDelivery, WebhookEvent)
         .join(WebhookEvent, WebhookEvent.id == WebhookDelivery.event_id)
         .where(WebhookDelivery.endpoint_id == endpoint.id, WebhookDelivery.next_at <= db_now())
         .order_by(WebhookDelivery.next_at, WebhookEvent.created_at, WebhookDelivery.id)
-        .limit(1)
-    ).one_or_none()
-    return None if row is None else Due(row[0], row[1], endpoint.url, webhooks.signing_keys(session, endpoint))
+        .limit(limit)
+    ).all()
+    keys = webhooks.signing_keys(session, endpoint) if rows else ()
+    return [Due(row[0], row[1], endpoint.url, keys) for row in rows]
 
 
-def settle(session: Session, mine: EndpointClaim, due: Due, outcome: Outcome) -> bool:
-    """Write what came of a try. True: the endpoint may have its next delivery at once."""
+def settle(session: Session, mine: EndpointClaim, tried: Sequence[tuple[Due, Outcome]]) -> bool:
+    """Write what came of tries, of which the last alone may have failed. True: the endpoint may have its next
+    deliveries at once."""
     endpoint = session.scalar(select(WebhookEndpoint).where(*_still(mine)).with_for_update())
-    row = session.scalar(
-        select(WebhookDelivery)
-        .where(WebhookDelivery.id == due.delivery.id, WebhookDelivery.next_at == due.delivery.next_at)
-        .with_for_update()
-    )
-    if endpoint is None or row is None:
-        return False  # deleted, disabled, claimed by another, or asked for again meanwhile
+    if endpoint is None:
+        return False  # deleted, disabled, or claimed by another meanwhile
+    wanted = [due.delivery.id for due, _ in tried]
+    locked = select(WebhookDelivery).where(WebhookDelivery.id.in_(wanted)).order_by(WebhookDelivery.id)
+    rows = {row.id: row for row in session.scalars(locked.with_for_update())}
     now = session.scalar(select(db_now()))
     assert now is not None
+    # one that was asked for again meanwhile is due anew, whatever came of this try
+    settled = [
+        _settle(endpoint, row, outcome, now)
+        for due, outcome in tried
+        if (row := rows.get(due.delivery.id)) is not None and row.next_at == due.delivery.next_at
+    ]
+    if endpoint.disabled_at is not None:
+        session.flush()
+        webhooks.give_up_pending(session, endpoint.id)
+    return len(settled) == len(tried) and all(settled)
+
+
+def _settle(endpoint: WebhookEndpoint, row: WebhookDelivery, outcome: Outcome, now: float) -> bool:
     entry = {
         "at": outcome.at,
         "seconds": round(outcome.seconds, 3),
@@ -189,8 +202,6 @@ def settle(session: Session, mine: EndpointClaim, due: Due, outcome: Outcome) ->
     endpoint.claimed_until = now + min(REST_S * endpoint.failures, MAX_REST_S)
     if outcome.status_code == GONE:
         endpoint.disabled_at, endpoint.disabled_reason = now, "it answered 410 Gone"
-        session.flush()
-        webhooks.give_up_pending(session, endpoint.id)
     return False
 
 

@@ -77,6 +77,20 @@ def _command_line(process: psutil.Process) -> list[str]:
         return []
 
 
+# A worker that is lost, and a job that is paused, are seen within seconds
+PROMPT = {"ATTUNE_SNAPSHOT_INTERVAL_S": "1", "ATTUNE_BEAT_S": "1", "ATTUNE_LEASE_S": "10"}
+
+
+@contextmanager
+def tiny_service(folder: Path, environment: Mapping[str, str]) -> Iterator[Live]:
+    """The service over a base of random weights, whose jobs end in seconds; ready to train and to answer."""
+    from tests.engine.tiny_base import make_base as make_tiny_base  # brings torch, which the benchmarks here do without
+
+    with live_service(folder / "data", make_tiny_base(folder / BASE), {**PROMPT, **environment}) as live:
+        live.wait_for_worker()
+        yield live
+
+
 def make_base(folder: Path, steps: int) -> Path:
     """The demo's base, pre-trained for no more than `steps` steps: quickly made, and knows little."""
     command = [sys.executable, "-m", "worker.demo_base", str(folder), "--steps", str(steps)]

@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
+from worker.tracking_program import without_secrets
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
@@ -127,7 +129,7 @@ def _log(client: MlflowClient, run_id: str, steps: list[dict[str, Any]]) -> None
 
 
 def _refuse(answers: TextIO, why: str) -> int:
-    print(json.dumps({"error": why[:500]}), file=answers)
+    print(json.dumps({"error": without_secrets(why)[:500]}), file=answers)
     return 1
 
 

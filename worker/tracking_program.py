@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -17,10 +18,24 @@ _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VI
               "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
               "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")  # fmt: skip
 
+_SECRET = re.compile("KEY|TOKEN|PASSWORD|SECRET")
+_USERINFO = re.compile(r"(?<=://)[^/\s]+@")
+
 
 def environment(prefix: str) -> dict[str, str]:
     """What such a program gets to see: no secret of ours, and every variable of its own."""
     return {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(prefix)}
+
+
+def without_secrets(text: str) -> str:
+    """`text` for the user to read: no password of an address, and no value of the operator's secret variables.
+
+    Client libraries write the address that failed into their errors, as it is.
+    """
+    for name, value in os.environ.items():
+        if value and _SECRET.search(name):
+            text = text.replace(value, "…")
+    return _USERINFO.sub("…@", text)
 
 
 class TrackingProgram:

@@ -11,6 +11,8 @@ import os
 import sys
 from typing import TextIO
 
+from worker.tracking_program import without_secrets
+
 START_S = 60.0  # for the service to answer
 
 
@@ -53,7 +55,7 @@ def main() -> int:
 
 
 def _refuse(answers: TextIO, why: str) -> int:
-    print(json.dumps({"error": why[:500]}), file=answers)
+    print(json.dumps({"error": without_secrets(why)[:500]}), file=answers)
     return 1
 
 

@@ -64,6 +64,7 @@ def button(
 
     async def click() -> None:
         enable(element, False)
+        element.props["aria-busy"] = "true"
         try:
             done = on_click()
             if done is not None:
@@ -73,7 +74,7 @@ def button(
         except Refused as refused:
             tell(refused.message, bad=True)
         finally:
-            if not element.is_deleted:
+            if not element.is_deleted and "aria-busy" in element.props:  # else the handler said how it is to be
                 enable(element, True)
 
     element.on("click", click)
@@ -81,6 +82,7 @@ def button(
 
 
 def enable(element: ui.element, on: bool) -> None:
+    element.props.pop("aria-busy", None)
     if on:
         element.props.pop("disabled", None)
     else:

@@ -23,7 +23,8 @@ class CurveTools:
             with tag("div", "row"):
                 with tag("label", "row small quiet"):
                     text("span", "Smoothing")
-                    smoothing = tag("input").props('type="range" min="0" max="0.95" step="0.05" value="0.6"')
+                    smoothing = tag("input").props('type="range" min="0" max="0.95" step="0.05"')
+                    smoothing.props["defaultValue"] = self.smoothing  # `value` would be put back at each drawing
                     smoothing.on("input", self._smooth, js_handler="(e) => emit(Number(e.target.value))", throttle=0.1)
                 with tag("label", "row small quiet"):
                     log = tag("input").props('type="checkbox"')

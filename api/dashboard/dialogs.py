@@ -11,24 +11,26 @@ from api.dashboard.blocks import button, copyable, notice, tag, text
 
 
 @contextmanager
-def _dialog(title: str, *, persistent: bool = False) -> Generator[Callable[[], None]]:
+def dialog(title: str, *, persistent: bool = False, is_wide: bool = False) -> Generator[Callable[[], None]]:
     """Yields what closes it; once closed, nothing of it is left in the page."""
-    dialog = ui.dialog().props("persistent" if persistent else "")
-    dialog.props["aria-label"] = title
+    opened = ui.dialog().props("persistent" if persistent else "")
+    opened.props["aria-label"] = title
 
     def close() -> None:
-        dialog.close()
+        opened.close()
 
-    with dialog, tag("div", "card dialog wrapped"):
+    with opened, tag("div", "card dialog wrapped wide" if is_wide else "card dialog wrapped"):
         text("h2", title)
         yield close
-    dialog.on("hide", dialog.delete)
-    dialog.open()
+    opened.on("hide", opened.delete)
+    opened.open()
 
 
-def confirm(title: str, consequence: str, label: str, action: Callable[[], Awaitable[None]]) -> None:
-    """`label`: of the button that does it."""
-    with _dialog(title) as close:
+def confirm(
+    title: str, consequence: str, label: str, action: Callable[[], Awaitable[None]], *, keep: str = "Keep it"
+) -> None:
+    """`label`: of the button that does it. `keep`: of the one that does not."""
+    with dialog(title) as close:
         text("p", consequence)
 
         async def act() -> None:
@@ -37,12 +39,12 @@ def confirm(title: str, consequence: str, label: str, action: Callable[[], Await
 
         with tag("div", "row"):
             button(label, act, kind="danger")
-            button("Keep it", close)
+            button(keep, close)
 
 
 def show_secret(title: str, words: str, secret: str) -> None:
     """It stays until it is put away: a click beside it must not lose what nothing can show again."""
-    with _dialog(title, persistent=True) as close:
+    with dialog(title, persistent=True) as close:
         notice(words, "warning")
         copyable(secret, title)
         button("I have kept it", close, kind="primary")

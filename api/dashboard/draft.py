@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from api.dashboard.rest import Json
 
+LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768)  # tokens
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
@@ -21,7 +22,8 @@ class Unreadable(ValueError):
 class Setting:
     """One choice: what it does and when to touch it. `place`: where it stands in a job's request.
 
-    `options`: words and values to choose from; else a number is typed, which `read` understands.
+    `options`: values and words to choose from; else a number is typed, which `read` understands. `is_slider`: the
+    values are in order, and moving among them shows at once what each does to the plan.
     """
 
     name: str
@@ -30,6 +32,13 @@ class Setting:
     place: tuple[str, ...]
     read: Callable[[str], object]
     options: tuple[tuple[str, str], ...] = ()
+    is_slider: bool = False
+
+    def stops(self, now: str) -> list[tuple[str, str]]:
+        """The options, and among them what stands there now, should that be another number."""
+        if now in ("", *(value for value, _ in self.options)):
+            return list(self.options)
+        return sorted([*self.options, (now, now)], key=lambda stop: float(stop[0]))
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
@@ -67,7 +76,8 @@ SETTINGS = (
         "tiny models.",
         ("attune", "lora", "rank"),
         _whole(1, 512),
-        tuple((str(rank), str(rank)) for rank in (4, 8, 16, 32, 64, 128)),
+        tuple((str(rank), str(rank)) for rank in (4, 8, 16, 32, 64, 128, 256)),
+        is_slider=True,
     ),
     Setting(
         "scale",
@@ -76,7 +86,8 @@ SETTINGS = (
         "what it knew.",
         ("attune", "lora", "scale"),
         _fraction(0, 64),
-        (("0.5", "0.5x"), ("1", "1x"), ("2", "2x"), ("4", "4x")),
+        (("0.5", "0.5x"), ("1", "1x"), ("2", "2x"), ("4", "4x"), ("8", "8x")),
+        is_slider=True,
     ),
     Setting(
         "dropout",
@@ -124,6 +135,8 @@ SETTINGS = (
         "names its line.",
         ("attune", "max_example_tokens"),
         _whole(8, 1_048_576),
+        tuple((str(size), f"{size:,}") for size in LENGTHS),
+        is_slider=True,
     ),
     Setting(
         "quantization",

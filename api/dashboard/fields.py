@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from nicegui import ui
 
@@ -26,12 +27,75 @@ class Field:
             self._on_change()
 
 
-def text_field(label: str, *, value: str = "", help: str = "", attributes: str = "") -> Field:
-    """`attributes`: of the input, such as its type or a placeholder."""
+def text_field(
+    label: str,
+    *,
+    value: str = "",
+    help: str = "",
+    attributes: str = "",
+    on_change: Callable[[], object] | None = None,
+    event: Literal["input", "change"] = "input",
+    element: Literal["input", "textarea"] = "input",
+) -> Field:
+    """`attributes`: of the element, such as its type or a placeholder. `event`: at each letter, or when it is left."""
     with tag("div", "field"):
-        control = _labelled(label, tag("input").props(f'autocomplete="off" {attributes}'), help)
+        control = _labelled(label, tag(element).props(f'autocomplete="off" {attributes}'), help)
         control.props["defaultValue"] = value  # `value` would be put back whenever the page is drawn anew
-    return Field(control, value, None, "input")
+    return Field(control, value, on_change, event)
+
+
+class FollowingField:
+    """A text field for something that the page may change as well: it is made anew then, and only then, so that
+    nobody's typing is lost. `make` builds the field over a value; `take` hears what was typed and returns how it is
+    understood, which is what `show` will be given.
+    """
+
+    def __init__(self, make: Callable[[str, Callable[[], None]], Field], take: Callable[[str], str]) -> None:
+        self._make = make
+        self._take = take
+        self._place = tag("div")
+        self._understood: str | None = None
+
+    def show(self, value: str) -> None:
+        if value == self._understood:
+            return
+        self._understood = value
+        self._place.clear()
+        with self._place:
+            field = self._make(value, lambda: self._typed(field))
+
+    def _typed(self, field: Field) -> None:
+        self._understood = self._take(field.value)
+
+
+def slider_field(
+    label: str,
+    stops: Options,
+    *,
+    value: str,
+    help: str = "",
+    on_change: Callable[[str], object],
+) -> None:
+    """A slider with a stop for each value; the words of the stop that it stands at are shown beside its label, and
+    told to screen readers. `on_change` gets the value.
+    """
+    labels = [words for _, words in stops]
+    at = [one for one, _ in stops].index(value)
+    with tag("div", "field"):
+        slider = _labelled(label, tag("input").props(f'type="range" min="0" max="{len(stops) - 1}" step="1"'), help)
+        slider.props["defaultValue"] = at
+        slider.props["aria-valuetext"] = labels[at]
+        shown = text("output", labels[at], "slider-value number")
+        shown.props["for"] = slider.props["id"]
+        shown.move(target_index=1)
+
+    def take(event: object) -> None:
+        chosen, words = stops[int(getattr(event, "args", at))]
+        shown.text = words
+        slider.props["aria-valuetext"] = words
+        on_change(chosen)
+
+    slider.on("input", take, js_handler="(e) => emit(e.target.value)", throttle=0.1)
 
 
 def choice_field(

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
-from api.dashboard.blocks import tag, text
 from api.dashboard.draft import Draft
+from api.dashboard.fields import Field, FollowingField, text_field
 
 MOST = 8  # that the service takes
+HELP = f"One a line, up to {MOST}. The model answers them at each checkpoint, and you see it learn."
 
 
 class PromptsField:
     def __init__(self, draft: Draft) -> None:
         self._draft = draft
-        with tag("div", "field"):
-            text("label", "Prompts to watch (optional)").props('for="prompts"')
-            self._area = tag("textarea").props('id="prompts" rows="3" aria-describedby="prompts-help"')
-            self._area.on("change", self._typed, js_handler="(e) => emit(e.target.value)")
-            help_ = f"One a line, up to {MOST}. The model answers them at each checkpoint, and you see it learn."
-            text("span", help_, "help").props('id="prompts-help"')
+        self._field = FollowingField(_make, self._typed)
 
     def show(self) -> None:
         """Take over what the draft has, such as the sample data's prompts."""
-        self._area.props["value"] = "\n".join(self._draft.prompts)
+        self._field.show("\n".join(self._draft.prompts))
 
-    def _typed(self, event: Any) -> None:
-        lines = [line.strip() for line in str(event.args).splitlines()]
-        self._draft.prompts = [line for line in lines if line][:MOST]
+    def _typed(self, words: str) -> str:
+        lines = [line.strip() for line in words.splitlines()]
+        self._draft.prompts = [line for line in lines if line]
+        return "\n".join(self._draft.prompts)
+
+
+def _make(value: str, on_change: Callable[[], None]) -> Field:
+    label = "Prompts to watch (optional)"
+    return text_field(label, value=value, help=HELP, attributes='rows="3"', on_change=on_change, element="textarea")

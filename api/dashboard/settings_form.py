@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from nicegui.elements.mixins.text_element import TextElement
 
 from api.dashboard.blocks import tag, text
 from api.dashboard.draft import PRESETS, SETTINGS, Draft, Setting, Unreadable
+from api.dashboard.fields import Field, choice_field, slider_field, text_field
 
 AUTO = "Automatic"
 
@@ -53,38 +53,33 @@ class SettingsForm:
 
     def _field(self, setting: Setting) -> None:
         now = self._draft.settings.get(setting.name, "")
-        values = [value for value, _ in setting.options]
-        with tag("div", "field"):
-            text("label", setting.label).props(f'for="set-{setting.name}"')
-            if setting.options:
-                control = tag("select")
-                with control:
-                    for value, label in (
-                        ("", AUTO),
-                        *setting.options,
-                        *(((now, now),) if now not in ("", *values) else ()),
-                    ):
-                        option = text("option", label)
-                        option.props["value"] = value
-                        if value == now:
-                            option.props["selected"] = True
+        with tag("div", "stack tight"):
+            if setting.is_slider:
+                stops = [("", AUTO), *setting.stops(now)]
+                slider_field(
+                    setting.label,
+                    stops,
+                    value=now,
+                    help=setting.help,
+                    on_change=lambda chosen: self._set(setting, chosen, problem),
+                )
             else:
-                control = tag("input").props(f'inputmode="decimal" placeholder="{AUTO}" autocomplete="off"')
-                control.props["value"] = now
-            control.props["id"] = f"set-{setting.name}"
-            control.props["aria-describedby"] = f"help-{setting.name}"
+                field = self._plain_field(setting, now, lambda: self._set(setting, field.value, problem))
             problem = text("span", "", "problem").props('role="alert"')
-            text("span", setting.help, "help").props(f'id="help-{setting.name}"')
             if setting.name == "scale":
                 self._alpha = text("span", self._draft.alpha(), "effect")
-            control.on(
-                "change",
-                lambda event: self._set(setting, event, problem),
-                js_handler="(e) => emit(e.target.value)",
-            )
 
-    def _set(self, setting: Setting, event: Any, problem: TextElement) -> None:
-        typed = str(event.args).strip()
+    def _plain_field(self, setting: Setting, now: str, on_change: Callable[[], None]) -> Field:
+        if setting.options:
+            options = [("", AUTO), *setting.stops(now)]
+            return choice_field(setting.label, options, value=now, help=setting.help, on_change=on_change)
+        attributes = f'inputmode="decimal" placeholder="{AUTO}"'
+        return text_field(
+            setting.label, value=now, help=setting.help, attributes=attributes, on_change=on_change, event="change"
+        )
+
+    def _set(self, setting: Setting, chosen: str, problem: TextElement) -> None:
+        typed = chosen.strip()
         problem.text = ""
         if typed:
             self._draft.settings[setting.name] = typed

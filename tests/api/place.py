@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 import uvicorn
-from fastapi import FastAPI
 from openai import OpenAI
+from starlette.types import ASGIApp
 
 from api.app import create_app
 from api.body import Pace
@@ -58,7 +58,7 @@ WORKER = WorkerFacts(id="worker", memory_bytes=1 << 40, labels=("here",))
 
 
 @contextmanager
-def running(app: FastAPI) -> Iterator[str]:
+def running(app: ASGIApp) -> Iterator[str]:
     """The address of a uvicorn that serves `app` until the block ends."""
     config = uvicorn.Config(
         app, port=free_port(), http=BoundedHead, log_level="warning", access_log=False, timeout_graceful_shutdown=2

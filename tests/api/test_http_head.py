@@ -23,7 +23,7 @@ def port() -> Iterator[int]:
     async def size(request: Request) -> PlainTextResponse:
         return PlainTextResponse(f"read {len(await request.body())}")
 
-    with running(Starlette(routes=[Route("/", size, methods=["GET", "POST"])])) as url:  # type: ignore[arg-type]
+    with running(Starlette(routes=[Route("/", size, methods=["GET", "POST"])])) as url:
         yield int(url.rpartition(":")[2])
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import openai
 import pytest
 
-from core import claims
+from core import claims, job_files
 from core.jobs import NewEvent
+from core.models import Job
 from tests.api.place import BASE, RESOLVED, Place, Tenant, examples
 
 REQUIRED = (
@@ -175,6 +176,28 @@ def test_a_running_job_is_asked_and_ends_once(web: Place, tenant: Tenant) -> Non
     assert len(done.result_files) == 1
     with pytest.raises(openai.BadRequestError, match="already succeeded"):
         jobs.cancel(job_id)
+
+
+def test_a_job_continues_from_a_model_or_any_of_its_checkpoints(web: Place, tenant: Tenant) -> None:
+    job_id = tenant.job(attune={"label": "here"})
+    web.prepare(job_id)
+    claim = web.start(job_id)
+    begun_from = {web.publish(claim, 8): "adapter-8", web.publish(claim, 16, final=True): "adapter-16"}
+    for model, folder in begun_from.items():
+        continued = tenant.job(model=model)
+        shown = tenant.openai.fine_tuning.jobs.retrieve(continued)
+        assert (shown.model, shown.to_dict()["attune"]["requested"]["lora"]["rank"]) == (model, RESOLVED.lora.rank)
+        with web.database.read() as session:
+            start = job_files.inputs_of(session, session.get_one(Job, continued)).start_model
+        assert start is not None
+        assert start.storage_prefix.endswith(folder)
+        with pytest.raises(
+            openai.BadRequestError, match=r"trained with rank \d+, and training goes on with it"
+        ) as refused:
+            tenant.openai.fine_tuning.jobs.create(
+                model=model, training_file=tenant.upload(), extra_body={"attune": {"lora": {"rank": 99}}}
+            )
+        assert refused.value.code == "start_model_mismatch"
 
 
 def test_a_failed_job_says_why(web: Place, tenant: Tenant) -> None:

@@ -149,7 +149,7 @@ def main() -> None:
     console = Console(width=120)
     begun = time.monotonic()
     if not (rehearse or torch.cuda.is_available()):
-        print(f"torch {torch.__version__} sees no GPU on this machine: nothing was measured.")
+        print(f"Not measured: torch {torch.__version__} sees no GPU on this machine.")
         print("`python -m tests.bench.gpu --rehearse` walks the same path on the CPU with a tiny shape.")
         print(json.dumps({"gpu": None, "measured": False}))
         return

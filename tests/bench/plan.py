@@ -51,6 +51,7 @@ class Configuration:
 
 
 CONFIGURATIONS = (
+    Configuration("tiny", hidden=256, layers=4, ffn=704, heads=4, kv_heads=2, tokens=256, micro_tokens=512),
     Configuration("small", micro_tokens=1024),
     Configuration("long pack", tokens=1024, batch=4, micro_tokens=4096),
     Configuration("float32", precision="float32", tokens=1024, micro_tokens=2048),
@@ -62,6 +63,8 @@ CONFIGURATIONS = (
     Configuration("all weights", training=Training.FULL, quantization=Quantization.NONE, precision="float32"),
     Configuration("recomputed", tokens=1024, batch=4, micro_tokens=4096, checkpointing=True),
     Configuration("recomputed and deep", layers=16, tokens=2048, batch=2, micro_tokens=4096, checkpointing=True),
+    Configuration("recomputed and wide", hidden=1024, ffn=4096, layers=6, heads=16, kv_heads=4, tokens=1024, batch=2,
+                  micro_tokens=2048, checkpointing=True),
     Configuration("dropout", dropout=0.1, tokens=1024, batch=2, micro_tokens=2048),
     Configuration("deep", layers=16, tokens=1024, batch=3, micro_tokens=3072),
 )  # fmt: skip

@@ -58,8 +58,8 @@ class Upload:
     cpu_s: float  # of the web process
 
 
-def write_training_file(path: Path) -> int:
-    """A file of chats with two answers each, as large as one may be; returns how many examples."""
+def write_training_file(path: Path, size: int = FILE_BYTES) -> int:
+    """A file of chats with two answers each, of at most `size` bytes; returns how many examples."""
     random_ = random.Random(1)
     words = TEXT.split()
     texts = (" ".join(random_.choices(words, k=random_.randint(10, 90))) for _ in range(20_000))
@@ -70,7 +70,7 @@ def write_training_file(path: Path) -> int:
         while True:
             messages = [f'{{"role": "{role}", "content": {random_.choice(turns)}}}' for role in roles]
             line = f'{{"messages": [{", ".join(messages)}]}}\n'.encode()
-            if written + len(line) > FILE_BYTES:
+            if written + len(line) > size:
                 return examples
             file.write(line)
             written += len(line)

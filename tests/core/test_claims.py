@@ -308,10 +308,10 @@ def test_pages_are_newest_first_and_survive_new_rows(database: Database) -> None
     assert more
     queued_job(database)
     with database.begin() as session:
-        second, _ = jobs.page(session, "proj_one", after=first[-1].id, limit=2)
-        third, more = jobs.page(session, "proj_one", after=second[-1].id, limit=2)
+        second, _ = jobs.page(session, "proj_one", after=first[-1], limit=2)
+        third, more = jobs.page(session, "proj_one", after=second[-1], limit=2)
         assert jobs.page(session, "proj_two", after=None, limit=10) == ([], False)
-    assert [job.id for job in (*first, *second, *third)] == made[::-1]
+    assert [*first, *second, *third] == made[::-1]
     assert not more
 
 

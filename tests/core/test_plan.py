@@ -145,6 +145,11 @@ def test_the_most_tokens_that_fit_are_chosen_and_recomputation_only_where_nothin
         return found.micro_tokens, found.checkpointing
 
     assert chosen(1000) == (16384, False)
+    roomy = choose(resolved, SHAPE, Workload(900), first, most_tokens=1024, room_bytes=60 * 1024**3, on_gpu=True)
+    assert roomy.dequantised
+    assert memory(resolved, SHAPE, roomy)["weights"] == 2 * SHAPE.parameters
+    assert not choose(resolved, SHAPE, Workload(900), first, most_tokens=1024, room_bytes=60 * 1024**3,
+                      on_gpu=False).dequantised  # fmt: skip
     assert chosen(24)[0] < 16384
     assert not chosen(24)[1]
     needed = sum(memory(resolved, SHAPE, first, Workload(900)).values()) / 1024**3

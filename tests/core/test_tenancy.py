@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -15,8 +16,10 @@ from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.types import Float, Integer, Numeric
 
 from core import migrate, row_security, tenancy
+from core.checkup import State, examine
 from core.db import Database, Session
 from core.models import ApiKey, CheckpointPermission, File, Job, Model, Project
+from core.settings import Settings
 from core.tables import Base
 from tests import services
 
@@ -157,9 +160,13 @@ def test_the_dump_of_the_operations_page_has_every_tenant(
         assert sum(line.startswith(("A\t", "B\t")) for line in dumped.stdout.splitlines()) == tenants
 
 
-def test_a_superuser_is_held_by_nothing_and_told(postgres_server: services.Postgres, url: str) -> None:
-    name = url.rpartition("/")[2]
-    strong = Database(postgres_server.url(name, "postgres").replace("postgresql://", "postgresql+psycopg://"))
-    with tenancy.within("A"), strong.read() as session:
-        assert "superuser" in (row_security.weakness(session.connection()) or "")
-    strong.close()
+def test_the_doctor_says_whether_it_holds(
+    database: Database, postgres_server: services.Postgres, url: str, tmp_path: Path
+) -> None:
+    assert not database.is_sqlite
+    strong = postgres_server.url(url.rpartition("/")[2], "postgres")
+    for address, state, says in ((url, State.OK, "its own rows"), (strong, State.WARNING, "superuser")):
+        findings = examine(Settings(data_dir=tmp_path, database_url=address, port=services.free_port()))
+        [found] = [finding for finding in findings if finding.name == "row-level security"]
+        assert (found.state, says in found.detail) == (state, True)
+        assert bool(found.advice) == (state is State.WARNING)

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from openai import OpenAI
 from playwright.sync_api import Browser, Page
 
 from tests.dashboard.browser import DESKTOP, chromium, sign_in
-from tests.engine.tiny_base import make_base
-from tests.live import BASE, Live, live_service, wait_until_ended
+from tests.live import BASE, Live, tiny_service, wait_until_ended
 
 FEW = "\n".join(
     json.dumps({"messages": [{"role": "user", "content": f"order {n}?"}, {"role": "assistant", "content": "today"}]})
@@ -23,9 +23,28 @@ FEW = "\n".join(
 )
 
 
+PROMPTS = ("order 3?", "order 64?")
+
+
+def create(client: OpenAI, name: str, epochs: int, **ours: object) -> str:
+    """A job's id; `ours`: of its `attune` object."""
+    file = client.files.create(file=(f"{name}.jsonl", FEW.encode()), purpose="fine-tune")
+    method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": epochs, "batch_size": 8}}}
+    job = client.fine_tuning.jobs.create(
+        model=BASE,
+        training_file=file.id,
+        suffix=name,
+        method=method,  # pyright: ignore[reportArgumentType]
+        extra_body={"attune": ours},
+    )
+    return job.id
+
+
 @dataclass(frozen=True)
 class Trained:
-    """Two small jobs that are over, of ranks 4 and 8, with their models; and a checkpoint that nobody needs."""
+    """Two small jobs that are over, of ranks 4 and 8, with their models; and a checkpoint that nobody needs. The second
+    had PROMPTS answered at each of its checkpoints.
+    """
 
     jobs: tuple[str, str]
     models: tuple[str, str]
@@ -34,15 +53,7 @@ class Trained:
 
 @pytest.fixture(scope="package")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    base = make_base(tmp_path_factory.mktemp("base") / BASE)
-    environment = {
-        "ATTUNE_SNAPSHOT_INTERVAL_S": "1",
-        "ATTUNE_BEAT_S": "1",
-        "ATTUNE_LEASE_S": "10",
-        "ATTUNE_WEBHOOK_ALLOW": "127.0.0.1",
-    }
-    with live_service(tmp_path_factory.mktemp("data"), base, environment) as service:
-        service.wait_for_worker()
+    with tiny_service(tmp_path_factory.mktemp("live"), {"ATTUNE_WEBHOOK_ALLOW": "127.0.0.1"}) as service:
         yield service
 
 
@@ -74,19 +85,10 @@ def signed_in(page: Page, live: Live) -> Page:
 @pytest.fixture(scope="package")
 def trained(live: Live) -> Trained:
     client = live.client()
-    jobs: list[str] = []
-    for name, rank, epochs in (("first", 4, 1), ("second", 8, 2)):  # the second epoch leaves a checkpoint behind
-        method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": epochs, "batch_size": 8}}}
-        file = client.files.create(file=(f"{name}.jsonl", FEW.encode()), purpose="fine-tune")
-        ours = {"attune": {"lora": {"rank": rank}}}
-        job = client.fine_tuning.jobs.create(
-            model=BASE,
-            training_file=file.id,
-            suffix=name,
-            method=method,
-            extra_body=ours,  # pyright: ignore[reportArgumentType]
-        )
-        jobs.append(job.id)
+    jobs = [
+        create(client, "first", 1, lora={"rank": 4}),
+        create(client, "second", 2, lora={"rank": 8}, sample_prompts=PROMPTS),  # a checkpoint after each epoch
+    ]
     models = [wait_until_ended(client, job_id).fine_tuned_model for job_id in jobs]
     checkpoints = client.fine_tuning.jobs.checkpoints.list(jobs[1]).data
     spare = next(one for one in checkpoints if one.fine_tuned_model_checkpoint not in models)

@@ -19,7 +19,7 @@ GOOD_ROWS = 60
 
 @dataclass(frozen=True)
 class Mended:
-    """Ids of files: the spreadsheet, what it was converted to, and what that was repaired to; and of the job."""
+    """Ids of files, from the spreadsheet to what it was repaired to, and of the job that trains on it."""
 
     table: str
     converted: str
@@ -105,14 +105,15 @@ def mended(live: Live, browser: Browser) -> Mended:
     page.get_by_role("radio", name="Quick look").click()
     click(page, "button", "Start training")
     page.wait_for_url("**/jobs/*")
-    expect(page.get_by_text("Trained, proven and ready to use: ft:")).to_be_visible(timeout=RUN_S)
     job = page.url.rsplit("/", 1)[1]
     page.context.close()
     return Mended(table, converted, repaired, job)
 
 
-def test_a_broken_spreadsheet_is_mapped_repaired_split_and_trained(live: Live, mended: Mended) -> None:
+def test_a_broken_spreadsheet_is_mapped_repaired_split_and_trained(live: Live, mended: Mended, signed_in: Page) -> None:
     """What the pages showed is what the service holds: the source as it was, and nothing of what was repaired away."""
+    signed_in.goto(f"{live.address}/dashboard/jobs/{mended.job}")
+    expect(signed_in.get_by_text("Trained, proven and ready to use: ft:")).to_be_visible(timeout=RUN_S)
     client = live.client()
     assert client.files.content(mended.table).read() == broken_table()
     assert client.files.retrieve(mended.converted).status == "error"

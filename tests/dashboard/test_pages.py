@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import pytest
-from openai import OpenAI
 from playwright.sync_api import Browser, Page, expect
 
 from tests.dashboard.browser import DESKTOP, PHONE, grave_findings, overflow, sign_in
-from tests.live import BASE, Live, wait_for_step, wait_until_ended
+from tests.dashboard.conftest import FEW, create
+from tests.live import Live, wait_for_step, wait_until_ended
 
 STARTED = re.compile(r"/jobs/(ftjob-\w+)$")
 RUN_S = 150_000  # milliseconds in which a small job ends, also beside other work
-FEW = "\n".join(
-    json.dumps({"messages": [{"role": "user", "content": f"order {n}?"}, {"role": "assistant", "content": "today"}]})
-    for n in range(64)
-)
-
-
-def create(client: OpenAI, name: str, epochs: int) -> str:
-    file = client.files.create(file=(f"{name}.jsonl", FEW.encode()), purpose="fine-tune")
-    method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": epochs, "batch_size": 8}}}
-    job = client.fine_tuning.jobs.create(model=BASE, training_file=file.id, suffix=name, method=method)  # pyright: ignore[reportArgumentType]
-    return job.id
 
 
 @pytest.fixture(scope="module")
 def finished(live: Live, browser: Browser) -> str:
     """The id of a job that a first visitor has started with the sample data, in a few clicks, and that is over."""
     page = browser.new_page(viewport=DESKTOP)
-    sign_in(page, live.address, live.key)
     clicks = 0
+    sign_in(page, live.address, live.key)
+    clicks += 1
 
     def click(role: str, name: str) -> None:
         nonlocal clicks
@@ -65,7 +54,10 @@ def test_from_the_first_visit_to_a_finished_job(live: Live, finished: str, signe
     expect(signed_in.get_by_text("Trained, proven and ready to use: ft:")).to_be_visible()
     expect(signed_in.get_by_text("The job has successfully completed")).to_be_visible()
     expect(signed_in.get_by_text("best", exact=True)).to_be_visible()
-    expect(signed_in.locator(".chart canvas")).to_be_visible()
+    chart = signed_in.locator(".chart")
+    chart.locator("canvas").hover()
+    expect(chart.get_by_text(re.compile(r"^Step \d+$"))).to_be_visible()
+    expect(chart.get_by_text("Training", exact=True)).to_be_visible()
     for name in ("Learning rate", "Gradient norm", "Tokens per second", "Loss"):
         signed_in.get_by_role("button", name=name).click()
         expect(signed_in.get_by_role("button", name=name)).to_have_attribute("aria-pressed", "true")
@@ -80,11 +72,11 @@ def test_from_the_first_visit_to_a_finished_job(live: Live, finished: str, signe
 def test_run_again_with_changes_asks_for_the_same_but_the_change(live: Live, finished: str, signed_in: Page) -> None:
     signed_in.goto(f"{live.address}/dashboard/jobs/{finished}")
     signed_in.get_by_role("link", name="Run again with changes").click()
-    expect(signed_in.get_by_label("Rank")).to_have_value("8")
+    expect(signed_in.get_by_label("Rank")).to_have_attribute("aria-valuetext", "8")
     expect(signed_in.get_by_label("Epochs")).to_have_value("1")
     signed_in.get_by_label("Epochs").fill("many")
     signed_in.keyboard.press("Tab")
-    signed_in.get_by_label("Scale").select_option("0.5")
+    signed_in.get_by_label("Scale").press("ArrowRight")
     expect(signed_in.get_by_text("alpha = scale × rank = 4")).to_be_visible()
     expect(signed_in.get_by_text("A whole number from 1 to 50.")).to_be_visible()
     signed_in.get_by_label("Epochs").fill("2")

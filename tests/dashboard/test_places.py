@@ -52,6 +52,20 @@ def test_a_model_is_deleted_after_a_question(live: Live, trained: Trained, signe
         assert http.get(f"/v1/models/{spare}").status_code == httpx.codes.NOT_FOUND
 
 
+def test_another_name_is_given_and_taken_away(live: Live, trained: Trained, signed_in: Page) -> None:
+    signed_in.goto(f"{live.address}/dashboard/models")
+    signed_in.get_by_label("New name").fill("shop-bot")
+    signed_in.get_by_label("Answers as").select_option(trained.models[0])
+    signed_in.get_by_role("button", name="Add the name").click()
+    expect(signed_in.get_by_text(f"answers as {trained.models[0]}")).to_be_visible()
+    with live.http() as http:
+        assert http.get("/v1/models/shop-bot").json()["attune"]["alias_of"] == trained.models[0]
+        signed_in.get_by_role("button", name="Remove shop-bot").click()
+        signed_in.get_by_role("button", name="Remove it").click()
+        expect(signed_in.get_by_text("No model has another name yet.")).to_be_visible()
+        assert http.get("/v1/models/shop-bot").status_code == httpx.codes.NOT_FOUND
+
+
 def test_a_file_is_dropped_judged_and_deleted(live: Live, signed_in: Page) -> None:
     signed_in.goto(f"{live.address}/dashboard/data")
     broken = FEW + '\n{"messages": [{"role": "nobody", "content": "x"}]}'
@@ -157,6 +171,12 @@ def test_the_places_fit_and_axe_finds_nothing_serious(
     )
     page = context.new_page()
     sign_in(page, live.address, live.key)
+    file = live.client().fine_tuning.jobs.retrieve(trained.jobs[0]).training_file
+    with live.http() as http:
+        kinds = {"event_types": ["fine_tuning.job.succeeded"]}
+        endpoint = http.post(
+            "/v1/attune/webhook_endpoints", json={"name": "fits", "url": "http://127.0.0.1:9/hook", **kinds}
+        ).json()
     for path, ready in (
         ("/models", "Base models"),
         (f"/models/{trained.models[0]}", "Where it comes from"),
@@ -167,9 +187,13 @@ def test_the_places_fit_and_axe_finds_nothing_serious(
         ("/webhooks", "A new endpoint"),
         ("/workers", BASE),
         ("/settings", "Use and limits"),
+        (f"/data/{file}", "order 0?"),
+        (f"/webhooks/{endpoint['id']}", "Send a test"),
     ):
         page.goto(f"{live.address}/dashboard{path}")
         expect(page.get_by_text(ready).first).to_be_visible()
         assert overflow(page) <= 0, path
         assert not grave_findings(page), path
+    with live.http() as http:
+        http.delete(f"/v1/attune/webhook_endpoints/{endpoint['id']}")
     context.close()

@@ -31,6 +31,37 @@ def test_the_same_words_go_to_every_model_and_each_answers(live: Live, trained: 
         assert shown == (answer.choices[0].message.content or "(nothing)")
 
 
+def test_a_slider_turns_the_adapter_down_to_the_base(live: Live, trained: Trained, signed_in: Page) -> None:
+    """Three columns: the model at no strength, its base, and the model at twice its strength."""
+    model = trained.models[1]
+    signed_in.goto(f"{live.address}/dashboard/compare?models={model}&models={BASE}&models={model}")
+    sliders = signed_in.get_by_label("Adapter strength")
+    expect(sliders).to_have_count(2)
+    sliders.nth(0).press("Home")
+    sliders.nth(1).press("End")
+    expect(sliders.nth(0)).to_have_attribute("aria-valuetext", "0.0x")
+    expect(sliders.nth(1)).to_have_attribute("aria-valuetext", "2.0x")
+    signed_in.get_by_text("Settings").last.click()
+    signed_in.get_by_label("Most tokens").fill("8")
+    signed_in.get_by_label("Message to all models").fill("order 7?")
+    signed_in.keyboard.press("Enter")
+    counts = signed_in.get_by_text(re.compile(r"^[1-8] tokens"))
+    expect(counts).to_have_count(3, timeout=60_000)
+    assert [" at 0x " in counts.nth(0).inner_text(), " at 2x " in counts.nth(2).inner_text()] == [True, True]
+    shown = [signed_in.get_by_label("Conversation").nth(at).locator(".by-model").text_content() for at in range(3)]
+    asked = [{"role": "user", "content": "order 7?"}]
+    twice = live.client().chat.completions.create(
+        model=model,
+        messages=asked,  # pyright: ignore[reportArgumentType]
+        temperature=0,
+        max_tokens=8,
+        extra_body={"attune": {"adapter_scale": 2}},
+    )
+    assert shown[0] == shown[1]
+    assert shown[2] == (twice.choices[0].message.content or "(nothing)")
+    assert shown[2] != shown[1]
+
+
 def test_stopping_keeps_what_was_said_and_lets_ask_again(live: Live, trained: Trained, signed_in: Page) -> None:
     signed_in.goto(f"{live.address}/dashboard/compare?models={BASE}")
     signed_in.get_by_text("Settings").last.click()

@@ -24,8 +24,7 @@ import pytest
 from openai import OpenAI
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.engine.tiny_base import make_base
-from tests.live import BASE, Live, live_service, wait_for_step, wait_until_ended
+from tests.live import BASE, Live, tiny_service, wait_for_step, wait_until_ended
 from tests.preferences import pairs
 
 QUICK = {"lora": {"rank": 4, "dropout": 0.05}}
@@ -34,15 +33,7 @@ ANSWERS = ("the customer asks", "send it to Berlin", "three blue shirts", "today
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    base = make_base(tmp_path_factory.mktemp("base") / BASE)
-    environment = {
-        "ATTUNE_SNAPSHOT_INTERVAL_S": "1",
-        "ATTUNE_BEAT_S": "1",
-        "ATTUNE_LEASE_S": "10",
-        "WANDB_MODE": "offline",
-    }
-    with live_service(tmp_path_factory.mktemp("data"), base, environment) as service:
-        service.wait_for_worker()
+    with tiny_service(tmp_path_factory.mktemp("live"), {"WANDB_MODE": "offline"}) as service:
         yield service
 
 

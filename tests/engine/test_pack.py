@@ -16,7 +16,8 @@ from worker.engine.attention import Segments
 from worker.engine.lora import LoraModules, attach
 from worker.engine.loss import Head, mean_loss, pack_loss
 from worker.engine.model import hidden_states, load_base
-from worker.engine.pack import Pack, Segment, pack_micro_steps
+from worker.engine.pack import Pack, Segment, pack_micro_steps, row_shape
+from worker.engine.preference import log_likelihoods
 from worker.engine.verify import verify
 
 CPU = torch.device("cpu")
@@ -136,3 +137,47 @@ def test_a_base_whose_logits_are_scaled_otherwise_is_refused(base_folder: Path) 
     with pytest.raises(Exception, match="not supported") as caught:
         verify(model)
     assert getattr(caught.value, "code", None) == "base_unusable"
+
+
+@pytest.mark.parametrize("quantization", list(Quantization))
+def test_rows_filled_up_to_a_static_shape_have_the_same_loss_and_gradient(
+    base_folder: Path, quantization: Quantization
+) -> None:
+    model, modules = adapted(base_folder, quantization)
+    found: list[tuple[Tensor, Tensor]] = []
+    for static_shapes in (False, True):
+        pack = Pack.of(make_segments(), CPU, static_shapes)
+        assert len(pack.token_ids) == (384 if static_shapes else sum(LENGTHS))
+        for parameter in modules.parameters():
+            parameter.grad = None
+        loss, right = pack_loss(model, Head(model), pack, 1.0 / len(pack.rows))
+        loss.backward()
+        grads = [parameter.grad for parameter in modules.parameters()]
+        found.append((torch.stack([loss.detach(), right]), torch.cat([g.flatten() for g in grads if g is not None])))
+    (plain, plain_grad), (filled, filled_grad) = found
+    assert filled.tolist() == pytest.approx(plain.tolist(), rel=1e-6)
+    assert (filled_grad - plain_grad).norm() < 1e-5 * plain_grad.norm()
+
+
+def test_what_fills_a_row_up_is_no_sequence_of_a_pair(base_folder: Path) -> None:
+    model, _ = adapted(base_folder, Quantization.NONE)
+    plain, filled = (
+        log_likelihoods(model, Head(model), Pack.of(make_segments(), CPU, static)) for static in (False, True)
+    )
+    assert len(plain[0]) == len(filled[0]) == len(LENGTHS)
+    assert torch.allclose(plain[0], filled[0], rtol=1e-6)
+    assert torch.equal(plain[1], filled[1])
+
+
+def test_static_shapes_are_few_and_fill_a_row_up_by_little() -> None:
+    shapes = {row_shape(tokens) for tokens in range(1, 16385)}
+    assert len(shapes) == 40
+    assert all(row_shape(shape) == shape for shape in shapes)
+    assert all(tokens <= row_shape(tokens) <= max(tokens * 9 / 8, tokens + 127) for tokens in range(1, 16385, 7))
+
+
+def test_what_a_varlen_kernel_gets_has_few_shapes_too() -> None:
+    few, more = (Pack.of(make_segments(lengths), CPU, True).segments for lengths in (LENGTHS, LENGTHS[:5]))
+    assert few.cumulative.shape == more.cumulative.shape == (65,)
+    assert few.cumulative[-1] == sum(few.lengths) == 384
+    assert few.longest == more.longest == 128

@@ -117,7 +117,7 @@ def test_a_run_resumed_after_any_stop_is_the_uninterrupted_run(resident: Residen
     whole = run(resident, make_work("whole"))
     work = make_work("parts", snapshot_interval_s=1e9)
     parts: list[BaseModel] = []
-    for stop_at in (1, 5, 8, 13):
+    for stop_at in range(1, 15):  # each step's snapshot, and a process that goes on from each
         reports = run(resident, work, stop_after(stop_at))
         assert reports[-1] == Stopped(step=stop_at)
         assert of_type(SnapshotSaved, reports)[-1].step == stop_at
@@ -126,7 +126,11 @@ def test_a_run_resumed_after_any_stop_is_the_uninterrupted_run(resident: Residen
         torch.manual_seed(stop_at)  # the state of the process is no part of the run
     parts += run(resident, work)
     assert losses(parts) == losses(whole)
-    assert [started.resumed_step for started in of_type(Started, parts)] == [0, 1, 5, 8, 13]
+    assert [started.resumed_step for started in of_type(Started, parts)] == list(range(15))
+    for step in (6, 12):  # the checkpoints too
+        paths = [root / "checkpoints" / f"step-{step}" / "adapter_model.safetensors" for root in
+                 (work.root, work.root.parent / "whole")]  # fmt: skip
+        assert paths[0].read_bytes() == paths[1].read_bytes()
     first, second = of_type(Trained, whole)[0], of_type(Trained, parts)[0]
     assert first.adapter_sha256 == second.adapter_sha256
     assert first.train_loss == second.train_loss
@@ -248,15 +252,23 @@ def test_snapshots_are_pruned_and_never_made_at_the_last_step(resident: Resident
     assert len(list(work.snapshots.iterdir())) <= 2
 
 
-def test_training_goes_on_from_an_adapter(resident: Resident, make_work: MakeWork) -> None:
-    first = make_work("first", dropout=0.0)
-    run(resident, first)
-    second = make_work("second", dropout=0.0, scale=1.0)  # another scale: the same function is taken over
-    shutil.copytree(first.adapter, second.start_adapter)
-    reports = run(resident, second, stop_after(1))
-    last = of_type(Step, run(Resident(), make_work("fresh", dropout=0.0)))[-1].full_valid_loss
-    assert last is not None
-    assert of_type(Step, reports)[0].train_loss < last * 1.1
+def test_training_goes_on_from_any_adapter_or_checkpoint_with_the_loss_it_had(
+    resident: Resident, make_work: MakeWork
+) -> None:
+    first = make_work("first", dropout=0.0, checkpoint_every_steps=5)
+    reports = run(resident, first)
+    (trained,) = of_type(Trained, reports)
+    found = [(Path(saved.folder), saved) for saved in of_type(CheckpointSaved, reports)] + [
+        (first.adapter, trained.metrics)
+    ]
+    assert [saved.step for _, saved in found] == [5, 10, 15]
+    for folder, saved in found:
+        # Another scale: the same function is taken over. At this rate nothing is learnt any more
+        work = make_work(f"from-{saved.step}", dropout=0.0, epochs=1, scale=1.0, learning_rate=1e-12)
+        shutil.copytree(folder, work.start_adapter)
+        assert of_type(Trained, run(resident, work))[0].metrics.full_valid_loss == pytest.approx(
+            saved.full_valid_loss, rel=1e-5
+        )
 
     third = make_work("third", rank=8)
     shutil.copytree(first.adapter, third.start_adapter)

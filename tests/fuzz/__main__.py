@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,21 +56,31 @@ def main() -> None:
     logging.disable(logging.WARNING)
     numbers = [int(number) for number in options.only.split(",") if number]
     table = Table("what", "tried", "answers", "seconds", "growth, MiB", "found", box=None)
+
+    def note(*row: str) -> None:
+        """A line of the table, shown at once: the whole takes a while."""
+        table.add_row(*row)
+        print("  ".join(row), file=sys.stderr, flush=True)
+
     with tempfile.TemporaryDirectory(prefix="attune-fuzz-") as scratch:
         (Path(scratch) / "bad").mkdir()
         with subject(Path(scratch) / "bad") as s:
             verdicts = list(bad_inputs.judged(s, numbers))
         for one in verdicts:
             growth = f"{one.growth_bytes / 1024**2:.1f}"
-            table.add_row(f"{one.number} {one.title}", "1", str(one.answers), f"{one.seconds:.2f}", growth,
-                          "; ".join(one.faults) or "clear")  # fmt: skip
+            note(
+                f"{one.number} {one.title}",
+                "1",
+                str(one.answers),
+                f"{one.seconds:.2f}",
+                growth,
+                "; ".join(one.faults) or "clear",
+            )
         tally = compare(options.mutants, options.seed)
         disagreements = tally.disagreements or []
         kinds = f"{tally.refused} refused, {tally.faulty} faulty, {tally.good} good"
-        table.add_row("mutated files", str(tally.mutants), "", f"{tally.seconds:.1f}", "",
-                      "; ".join(disagreements[:3]) or kinds)  # fmt: skip
+        note("mutated files", str(tally.mutants), "", f"{tally.seconds:.1f}", "", "; ".join(disagreements[:3]) or kinds)
         sequences, cells, leaks, broken = 0, 0, 0, 0
-        violations: list[str] = []
         for kind in KINDS:
             (Path(scratch) / kind).mkdir()
             with web_side(kind, Path(scratch) / kind) as web:
@@ -76,8 +88,14 @@ def main() -> None:
                 matrix = tenant_matrix.tried(web)
                 cells, leaks = cells + matrix.cells, leaks + len(matrix.leaks)
                 broken += len(matrix.wrong)
-                table.add_row(f"tenants, {kind}", str(matrix.cells), "", f"{time.monotonic() - started:.1f}", "",
-                              "; ".join([*matrix.leaks, *matrix.wrong][:3]) or "no leak")  # fmt: skip
+                note(
+                    f"tenants, {kind}",
+                    str(matrix.cells),
+                    "",
+                    f"{time.monotonic() - started:.1f}",
+                    "",
+                    "; ".join([*matrix.leaks, *matrix.wrong][:3]) or "no leak",
+                )
                 started = time.monotonic()
                 try:
                     ran = job_life.run(web, options.sequences)
@@ -86,12 +104,16 @@ def main() -> None:
                 except Exception as error:  # whatever it raised is a violation, and the rest is still counted
                     broken += 1
                     found = "violated"
-                    violations.append("\n".join([repr(error), *getattr(error, "__notes__", [])]))
-                table.add_row(f"jobs in any order, {kind}", str(options.sequences), "",
-                              f"{time.monotonic() - started:.1f}", "", found)  # fmt: skip
+                    traceback.print_exception(error)
+                note(
+                    f"jobs in any order, {kind}",
+                    str(options.sequences),
+                    "",
+                    f"{time.monotonic() - started:.1f}",
+                    "",
+                    found,
+                )
     Console(width=160).print(table)
-    for violation in violations:
-        print(violation)
     print(
         json.dumps(
             {

@@ -28,4 +28,4 @@ def test_a_fence_that_holds_nothing_shows(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(claims, "mine", open_gate)
     with web_side("embedded", tmp_path) as web, pytest.raises(AssertionError):
-        job_life.run(web, sequences=20, steps=30, shrink=False)
+        job_life.run(web, sequences=10, steps=30, shrink=False)

@@ -27,6 +27,7 @@ from tests.core.rows import WORKER, add_file, add_project, queued_job
 from worker import tracking
 from worker.attempt import Attempt, Place
 from worker.tracking import Tracking
+from worker.tracking_program import without_secrets
 
 STEP = Step(
     step=1, total_steps=2, train_loss=0.5, train_mean_token_accuracy=0.5, learning_rate=1e-3, grad_norm=1.0, tokens=9,
@@ -191,6 +192,22 @@ def test_the_operators_mlflow_is_used_and_not_shown(database: Database, tmp_path
     shown = runs.integrations[0]["mlflow"]
     assert shown.keys() == {"experiment", "experiment_id", "run_name", "run_id"}
     assert MlflowClient(mlflow_server.address).get_run(shown["run_id"]).data.metrics["train_loss"] == STEP.train_loss
+
+
+def test_an_error_holds_no_secret_of_the_operators(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "a-token-of-the-operators")
+    monkeypatch.setattr(tracking, "FINISH_S", 120.0)  # it ends as soon as it has failed
+    address = f"http://team:pass-word@127.0.0.1:{services.free_port()}"
+    runs = Tracking(new_attempt(database, tmp_path, mlflow_of(), mlflow_tracking_uri=address))
+    runs.start()
+    runs.finish()
+    [said] = warnings(database)
+    assert "onnection" in said
+    assert "pass-word" not in said
+    assert without_secrets("no a-token-of-the-operators at http://u:p@ss-word@h/x") == "no … at http://…@h/x"
 
 
 def test_without_a_server_mlflow_is_a_warning(

@@ -28,6 +28,15 @@ class UnsupportedArchitecture(ValueError):
     """The base computes something that packed training does not reproduce; the message says what."""
 
 
+LEAST_BOUNDS = 64  # segments of a static shape
+LEAST_LONGEST = 128  # tokens
+
+
+def next_power(count: int, least: int) -> int:
+    """Of two, at least `least`, which is one."""
+    return max(least, 1 << (count - 1).bit_length())
+
+
 @dataclass(frozen=True)
 class Bucket:
     """Segments of like length, padded to the longest. Right padding needs no mask under a causal one."""
@@ -45,6 +54,7 @@ class Segments:
 
     lengths: tuple[int, ...]  # sum is T
     device: torch.device
+    static_shapes: bool = False  # varlen's arguments have few shapes and values too
 
     @cached_property
     def buckets(self) -> list[Bucket]:
@@ -81,13 +91,17 @@ class Segments:
 
     @cached_property
     def cumulative(self) -> Tensor:
-        """[number of segments + 1] int32 boundaries, as varlen kernels want them."""
-        bounds = torch.tensor((0, *self.lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        return bounds.to(self.device)
+        """[number of segments + 1] int32 boundaries, as varlen kernels want them; with static shapes as many as the
+        next power of two, by segments of no token at the end."""
+        empty = next_power(len(self.lengths), LEAST_BOUNDS) - len(self.lengths) if self.static_shapes else 0
+        lengths = (0, *self.lengths, *[0] * empty)
+        return torch.tensor(lengths, dtype=torch.int32).cumsum(0, dtype=torch.int32).to(self.device)
 
     @cached_property
     def longest(self) -> int:
-        return max(self.lengths)
+        """At least the longest segment's tokens: kernels ask for a bound."""
+        longest = max(self.lengths)
+        return next_power(longest, LEAST_LONGEST) if self.static_shapes else longest
 
 
 class _Take(torch.autograd.Function):

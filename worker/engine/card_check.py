@@ -23,7 +23,7 @@ from worker.engine.pack import Pack, Segment
 
 STEPS = 20
 EXAMPLES = 8  # of a step, packed into one row
-TOKENS = 48  # of an example
+TOKENS = 45  # of an example, so that a card's row is filled up to its static shape
 VOCABULARY = 512
 RATE = 3e-3
 SEED = 5

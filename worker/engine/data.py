@@ -1,4 +1,5 @@
-"""A file of examples, rendered and tokenised once into flat arrays whose hash names what a run was trained on.
+"""A file of examples, rendered and tokenised once into flat arrays whose hash names what a run was trained on. They
+are written as they come and lie on disk, mapped: memory does not grow with the file.
 
 The order of an epoch is a function of seed and epoch alone: nothing that runs in between can change it.
 """
@@ -6,7 +7,6 @@ The order of an epoch is a function of seed and epoch alone: nothing that runs i
 from __future__ import annotations
 
 import hashlib
-from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +22,7 @@ from core.protocol import WorkFolder
 from core.render import Rendered, Renderer
 from core.spec import Method, TooLong
 from core.too_long import fit
+from worker.engine.column import Column
 from worker.engine.pack import Segment
 
 PROBE_VALIDATION_EXAMPLES = 64
@@ -61,7 +62,7 @@ class Dataset:
         digest = hashlib.sha256()
         for part in (self.token_ids, self.mask, self.offsets, self.starts):
             digest.update(len(part).to_bytes(8, "little"))
-            digest.update(np.ascontiguousarray(part).tobytes())
+            digest.update(np.ascontiguousarray(part).data)
         return digest.hexdigest()
 
     def segments(self, example: int) -> list[Segment]:
@@ -91,8 +92,11 @@ def tokenise(
     Raises InvalidExample, naming the line, for one that is faulty, too long, without a supervised token or not of
     the method's kind. What `too_long` lets drop or cut was counted in preparation, and the job's events say so.
     """
-    token_ids, mask = array("I"), bytearray()
-    offsets, starts, lines = array("q", [0]), array("q", [0]), array("q")
+    folder = path.parent
+    token_ids, mask = Column(folder, "I", np.uint32), Column(folder, "b", np.bool_)
+    offsets, starts, lines = (Column(folder, "q", np.int64) for _ in range(3))
+    offsets.append(0)
+    starts.append(0)
     for line, segments in rendered_examples(path, renderer, max_example_tokens, method, too_long):
         for segment in segments:
             token_ids.extend(segment.token_ids)
@@ -102,13 +106,7 @@ def tokenise(
         lines.append(line)
     if not lines:
         raise InvalidExample("the file holds no examples", code="no_examples")
-    return Dataset(
-        token_ids=np.frombuffer(token_ids, dtype=np.uint32),
-        mask=np.frombuffer(mask, dtype=np.bool_),
-        offsets=np.frombuffer(offsets, dtype=np.int64),
-        starts=np.frombuffer(starts, dtype=np.int64),
-        lines=np.frombuffer(lines, dtype=np.int64),
-    )
+    return Dataset(token_ids.whole(), mask.whole(), offsets.whole(), starts.whole(), lines.whole())
 
 
 def rendered_examples(

@@ -15,10 +15,8 @@ from core import memory_plan
 from core.memory_plan import CPU_MICRO_TOKENS, CPU_SHARE, CUDA_MICRO_TOKENS, CUDA_SHARE, Workload
 from core.model_shape import shape_of
 from core.protocol import TrainTask
-from core.spec import Execution, Quantization, Training
+from core.spec import Execution, Training
 from worker.engine.model import Precision, parameter_count, resolve_device
-
-WHOLE_BYTES = 2  # of a dequantised weight on a GPU
 
 
 def device_memory_bytes(device: torch.device) -> int:
@@ -64,7 +62,7 @@ def choose(task: TrainTask, workload: Workload, threads: int) -> Execution:
     # What every weight is trained in has to hold its smallest change
     precision = "float32" if resolved.training is Training.FULL else choose_precision(target)
     room = (task.memory_bytes or device_memory_bytes(target)) * (CUDA_SHARE if on_gpu else CPU_SHARE)
-    chosen = memory_plan.choose(
+    return memory_plan.choose(
         resolved,
         shape,
         workload,
@@ -73,9 +71,3 @@ def choose(task: TrainTask, workload: Workload, threads: int) -> Execution:
         room_bytes=room,
         on_gpu=on_gpu,
     )
-    if on_gpu and resolved.quantization is Quantization.NF4:
-        # On a CPU dequantising is two per cent of a step, and the memory is everybody's
-        planned = sum(memory_plan.memory(resolved, shape, chosen, workload, on_gpu=True).values())
-        if planned + shape.linear_parameters * WHOLE_BYTES <= room:
-            return chosen.model_copy(update={"dequantised": True})
-    return chosen

@@ -77,7 +77,7 @@ def _chunks(rows: int, head: Head) -> list[slice]:
 def log_likelihoods(model: PreTrainedModel, head: Head, pack: Pack) -> tuple[Tensor, Tensor]:
     """([N] nats, [N] tokens guessed right) over the supervised tokens of each of the pack's sequences."""
     hidden_TD = hidden_states(model, pack.token_ids, pack.position_ids, pack.segments)
-    lengths_N = torch.tensor(pack.segments.lengths, device=pack.rows.device)
+    lengths_N = torch.tensor(pack.segments.lengths[: pack.count], device=pack.rows.device)
     owners_T = torch.repeat_interleave(torch.arange(len(lengths_N), device=pack.rows.device), lengths_N)
     hidden_SD = hidden_TD.index_select(0, pack.rows)
     return _Likelihoods.apply(hidden_SD, pack.targets, owners_T[pack.rows], len(lengths_N), head)

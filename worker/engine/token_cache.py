@@ -7,9 +7,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import fields
 from importlib.metadata import version
@@ -22,6 +22,7 @@ from core.spec import Resolved
 from worker.engine.data import Dataset
 
 KEPT = 32  # newest files
+PARTIAL = ".partial"  # of a folder that is being written
 # What has no say in the tokens; whatever else a run is made with, counts
 NO_SAY = {
     *("n_epochs", "batch_size", "learning_rate_multiplier", "learning_rate", "lora", "quantization", "beta"),
@@ -40,12 +41,11 @@ class TokenCache:
         """The examples of `path`, read or made by `tokenise`. A fault is never kept: it is found anew each time."""
         if self._root is None:
             return tokenise()
-        place = self._root / f"{_key(path, renderer, resolved)}.npz"
+        place = self._root / _key(path, renderer, resolved)
         try:
-            with np.load(place, allow_pickle=False) as stored:
-                data = Dataset(**{field.name: stored[field.name] for field in fields(Dataset)})
+            data = _mapped(place)
             os.utime(place)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # absent, or cut short by a full disk
+        except (OSError, ValueError, EOFError):  # absent, or cut short by a full disk
             data = tokenise()
             self._keep(data, place)
         return data
@@ -53,14 +53,27 @@ class TokenCache:
     def _keep(self, data: Dataset, place: Path) -> None:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=place.parent, suffix=".partial", delete=False) as file:
-                np.savez(file, **{field.name: getattr(data, field.name) for field in fields(Dataset)})
-            os.replace(file.name, place)
-            by_age = sorted(place.parent.glob("*.npz"), key=lambda path: path.stat().st_mtime_ns)
-            for old in by_age[:-KEPT]:
-                old.unlink(missing_ok=True)
+            with tempfile.TemporaryDirectory(dir=place.parent, suffix=PARTIAL, ignore_cleanup_errors=True) as folder:
+                for field in fields(Dataset):
+                    np.save(_file(Path(folder), field.name), getattr(data, field.name))
+                shutil.rmtree(place, ignore_errors=True)
+                os.rename(folder, place)
+            kept = [entry for entry in place.parent.iterdir() if entry.suffix != PARTIAL]
+            kept.sort(key=lambda entry: entry.stat().st_mtime_ns)
+            for old in kept[:-KEPT]:
+                shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
             print(f"the tokens are not kept: {error}", file=sys.stderr)
+
+
+def _file(place: Path, name: str) -> Path:
+    return place / f"{name}.npy"
+
+
+def _mapped(place: Path) -> Dataset:
+    """Raises OSError, ValueError or EOFError where it is not whole."""
+    columns = {field.name: np.load(_file(place, field.name), mmap_mode="c") for field in fields(Dataset)}
+    return Dataset(**columns)
 
 
 def _key(path: Path, renderer: Renderer, resolved: Resolved) -> str:

@@ -16,7 +16,7 @@ from api.dashboard.doctor.example_view import show_example
 from api.dashboard.doctor.long_task import LongTask
 from api.dashboard.doctor.words import DELIMITERS, FORMATS, PARTS, SHAPES, WITH_SYSTEM_TEXT, counted
 from api.dashboard.fields import choice_field
-from api.dashboard.rest import Json, in_path
+from api.dashboard.rest import Json, Refused, in_path
 from api.dashboard.visit import Visit
 
 ROWS = 5  # of the preview
@@ -49,7 +49,7 @@ class Conversion:
         self._task = LongTask(visit, "conversions", self._outcome, self._show_outcome)
         with self._verdict:
             skeleton(3)
-        background_tasks.create(self._look(), name=f"preview {file['id']}")
+        background_tasks.create(self._look(is_new=True), name=f"preview {file['id']}")
 
     def _body(self) -> Json:
         body: Json = {"file_id": self._file["id"], **self._reading}
@@ -67,14 +67,18 @@ class Conversion:
         parts = PARTS[self._shape] if self._shape else ()
         return [label for part, label, is_needed in parts if is_needed and part not in self._columns]
 
-    async def _look(self) -> None:
+    async def _look(self, *, is_new: bool = False) -> None:
+        """`is_new`: the file is read otherwise than before, and the form follows what was found."""
         self._asked += 1
         number = self._asked
         with self._verdict, refusals_in(self._verdict):
-            found = await self._visit.rest.post("/v1/attune/conversions/preview", {**self._body(), "limit": ROWS})
+            try:
+                found = await self._visit.rest.post("/v1/attune/conversions/preview", {**self._body(), "limit": ROWS})
+            except Refused:
+                self._show_unread()
+                raise
             if number != self._asked or self._verdict.is_deleted:
                 return
-            is_new = not self._preview or self._preview["columns"] != found["columns"]
             self._preview = found
             if is_new and (mapping := found["mapping"]) is not None:
                 self._shape, self._columns = mapping["shape"], dict(mapping["columns"])
@@ -118,7 +122,15 @@ class Conversion:
         with tag("details", "fold"):
             text("summary", "How the file is read")
             with tag("div", "settings"):
-                self._show_reading()
+                self._show_reading(self._preview)
+
+    def _show_unread(self) -> None:
+        """A file that cannot be read so may be read otherwise: that is all there is to choose."""
+        self._rows.clear()
+        self._doing.set_visibility(False)
+        self._form.clear()
+        with self._form, tag("div", "settings"):
+            self._show_reading({"format": None, "encoding": None, "delimiter": None, "sheets": None})
 
     def _show_parts(self) -> None:
         self._parts.clear()
@@ -141,18 +153,19 @@ class Conversion:
             words.on("change", self._choose_system_text, js_handler="(e) => emit(e.target.value)")
             text("span", "Optional. Goes before each row that has no system text of its own.", "help")
 
-    def _show_reading(self) -> None:
-        found = self._preview
+    def _show_reading(self, found: Json) -> None:
+        """`found`: how it was read, with None for what a format has not; all None where it could not be read."""
+        is_unread = found["format"] is None
         fields = [("format", "Format", list(FORMATS.items()), found["format"])]
-        if found["encoding"] is not None:
+        if is_unread or found["encoding"] is not None:
             fields.append(("encoding", "Encoding", [(one, one) for one in ENCODINGS], found["encoding"]))
-        if found["delimiter"] is not None:
+        if is_unread or found["delimiter"] is not None:
             fields.append(("delimiter", "Between columns", list(DELIMITERS.items()), found["delimiter"]))
         if found["sheets"]:
             fields.append(("sheet", "Sheet", [(one, one) for one in found["sheets"]], found["sheet"]))
         for name, label, options, now in fields:
-            shown = dict(options).get(now, now)
-            field = choice_field(label, [("", f"{FOUND_OUT}: {shown}"), *options], value=self._reading.get(name, ""))
+            auto = FOUND_OUT if now is None else f"{FOUND_OUT}: {dict(options).get(now, now)}"
+            field = choice_field(label, [("", auto), *options], value=self._reading.get(name, ""))
             field.control.on("change", partial(self._choose_reading, name), js_handler="(e) => emit(e.target.value)")
 
     async def _choose_shape(self, event: Any) -> None:
@@ -180,8 +193,8 @@ class Conversion:
             self._reading[name] = str(event.args)
         else:
             self._reading.pop(name, None)
-        self._shape, self._columns, self._preview = None, {}, {}
-        await self._look()
+        self._shape, self._columns = None, {}
+        await self._look(is_new=True)
 
     async def _changed(self) -> None:
         """A mapping that is not whole cannot be asked about; the rows then show their cells alone."""

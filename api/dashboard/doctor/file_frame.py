@@ -45,12 +45,12 @@ def file_frame(visit: Visit, file: Json, active: str) -> Generator[ui.element]:
 
 
 def _places(visit: Visit, file: Json) -> list[str]:
-    if file["purpose"] == FOREIGN:
+    if file["purpose"] == FOREIGN and visit.may("write"):
         return [FILE, CONVERT]
     if file["purpose"] != TRAINING:
         return [FILE]
     writing = (REPAIR, SPLIT) if visit.may("write") else ()
-    foreign = (CONVERT,) if is_foreign(file) else ()
+    foreign = (CONVERT,) if is_foreign(file) and visit.may("write") else ()
     return [name for name in _PATHS if name in (FILE, REPORT, TRAINED, *writing, *foreign)]
 
 

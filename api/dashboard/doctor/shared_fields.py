@@ -22,4 +22,6 @@ def model_field(bases: list[Json], chosen: str = "", *, is_needed: bool = False)
 def validation_field(files: list[Json], of: str, chosen: str = "") -> Field:
     """`of`: the file that is to be validated, which cannot be its own."""
     options = [(file["id"], file["filename"]) for file in files if file["id"] != of]
+    if chosen and chosen not in dict(options):
+        options.insert(0, (chosen, chosen))  # older than the files that are listed
     return choice_field("Validation file", [("", "None"), *options], value=chosen)

@@ -112,7 +112,7 @@ class Compare:
 
     def _open(self, model: str) -> None:
         with self._place:
-            column = Column(self._visit.rest, [one["id"] for one in self._models], model, self._settled, self._close)
+            column = Column(self._visit.rest, self._models, model, self._settled, self._close)
         self._columns.append(column)
         self._place.style(f"--columns: {len(self._columns)}")
         self._add.set_visibility(len(self._columns) < MOST_COLUMNS)

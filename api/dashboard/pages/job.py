@@ -7,7 +7,6 @@ back sees everything, and the job never notices.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from copy import deepcopy
 from datetime import UTC, datetime
@@ -15,26 +14,15 @@ from datetime import UTC, datetime
 from fastapi import Request
 from nicegui import background_tasks, ui
 
+from api.dashboard.answers import comparing
 from api.dashboard.as_code import as_curl, as_python
-from api.dashboard.bases import short_bytes, short_count
-from api.dashboard.blocks import (
-    button,
-    card,
-    copyable,
-    facts,
-    link,
-    notice,
-    refusals_in,
-    root,
-    skeleton,
-    state,
-    tag,
-    text,
-)
+from api.dashboard.blocks import button, card, copyable, link, notice, refusals_in, root, skeleton, state, tag, text
 from api.dashboard.curve_tools import CurveTools
 from api.dashboard.curves import VIEWS, Curves, options
+from api.dashboard.dialogs import confirm
+from api.dashboard.embed_dialog import offer_embed
 from api.dashboard.frame import frame
-from api.dashboard.plan_panel import lasting
+from api.dashboard.job_cards import OVER, checkpoints_card, plan_card, progress_card
 from api.dashboard.rest import Json, Refused, SignedOut, in_path
 from api.dashboard.samples import Samples
 from api.dashboard.visit import Visit, leave_for_sign_in, visit_of
@@ -42,7 +30,6 @@ from api.dashboard.visit import Visit, leave_for_sign_in, visit_of
 DRAW_S = 0.7  # between two drawings of a live chart
 ASK_S = 2.0  # between two looks at a live job
 RECONNECT_S = 1.0
-OVER = ("succeeded", "failed", "cancelled")
 MOST_EVENTS = 200  # shown, the newest
 
 
@@ -68,6 +55,7 @@ class JobPage:
     def __init__(self, visit: Visit, job: Json, head: ui.element, address: str) -> None:
         self._visit = visit
         self._job = job
+        self._address = address
         self._path = f"/v1/fine_tuning/jobs/{in_path(job['id'])}"
         self._curves = Curves()
         self._is_dirty = False
@@ -137,9 +125,7 @@ class JobPage:
             checkpoints = await self._visit.rest.get(f"{self._path}/checkpoints", limit=20)
             self._checkpoints_of = self._job["status"]
             self._show()
-            self._renew(
-                "checkpoints", self._checkpoints, checkpoints["data"], lambda: _checkpoints(checkpoints["data"])
-            )
+            self._renew("checkpoints", self._checkpoints, checkpoints["data"], lambda: self._list(checkpoints["data"]))
 
     # What it shows
 
@@ -148,9 +134,9 @@ class JobPage:
         flags = (job["status"], ours["pause_requested"], ours["cancel_requested"])
         self._renew("state", self._state, job["status"], lambda: state(job["status"]))
         self._renew("actions", self._actions, flags, self._show_actions)
-        self._renew("progress", self._status, deepcopy(job), lambda: _progress(job))
+        self._renew("progress", self._status, deepcopy(job), lambda: progress_card(job))
         planned = (ours["plan"], ours["resolved"], job["trained_tokens"], job["status"])
-        self._renew("plan", self._plan, planned, lambda: _plan(job))
+        self._renew("plan", self._plan, planned, lambda: plan_card(job))
 
     def _renew(self, name: str, place: ui.element, now: object, build: Callable[[], object]) -> None:
         """Build a part of the page anew where what it shows is another: a fold stays open, and focus where it is."""
@@ -163,6 +149,11 @@ class JobPage:
 
     def _show_actions(self) -> None:
         job, ours = self._job, self._job["attune"]
+        if job["fine_tuned_model"] is not None and self._visit.may("inference"):
+            label = "Compare with its base"
+            link(comparing(job["fine_tuned_model"], job["model"]), "button primary", label=label)
+        if self._visit.may("read"):
+            button("Embed", lambda: offer_embed(self._visit, job["id"], self._address), icon="code")
         if not self._visit.may("write"):
             return
         is_stopping = ours["cancel_requested"] or ours["pause_requested"]
@@ -179,21 +170,11 @@ class JobPage:
         self._show()
 
     def _confirm_cancel(self) -> None:
-        with ui.dialog() as dialog, tag("div", "card dialog"):
-            text("h2", "Cancel this job?")
-            text("p", "It stops for good. Checkpoints that it has published stay usable.")
-            with tag("div", "row"):
+        words = "It stops for good. Checkpoints that it has published stay usable."
+        confirm("Cancel this job?", words, "Cancel the job", lambda: self._act("cancel"), keep="Keep it running")
 
-                async def cancel() -> None:
-                    dialog.close()
-                    await self._act("cancel")
-
-                def keep() -> None:
-                    dialog.close()
-
-                button("Cancel the job", cancel, kind="danger")
-                button("Keep it running", keep)
-        dialog.props('aria-label="Cancel this job?"').open()
+    def _list(self, checkpoints: list[Json]) -> None:
+        checkpoints_card(self._job, checkpoints, may_ask=self._visit.may("inference"))
 
     def _options(self) -> Json:
         tools = self._curve_tools
@@ -222,101 +203,3 @@ class JobPage:
         shown = self._events.default_slot.children
         if len(shown) > MOST_EVENTS:
             shown[-1].delete()
-
-
-def _checkpoints(checkpoints: list[Json]) -> None:
-    if not checkpoints:
-        return
-    measured = [one for one in checkpoints if one["metrics"]["full_valid_loss"] is not None]
-    best = min(measured, key=lambda one: one["metrics"]["full_valid_loss"])["id"] if measured else None
-    with card("Checkpoints", note="each is a model that you can ask"), tag("ul", "stack plain-list"):
-        for one in checkpoints:
-            with tag("li", "stack tight"):
-                words = f"Step {one['step_number']}"
-                if one["metrics"]["full_valid_loss"] is not None:
-                    words += f" · validation loss {one['metrics']['full_valid_loss']:.3f}"
-                with tag("div", "row"):
-                    text("span", words, "number")
-                    if one["id"] == best:
-                        text("span", "best", "state good")
-                text("code", one["fine_tuned_model_checkpoint"], "small quiet break")
-
-
-def _progress(job: Json) -> None:
-    progress, ours = job["attune"]["progress"], job["attune"]
-    with card():
-        if job["error"] is not None:
-            notice(job["error"]["message"], "error")
-        if ours["cancel_requested"] and job["status"] not in OVER:
-            notice("It is being cancelled: the worker stops within a step.")
-        elif ours["pause_requested"] and job["status"] == "running":
-            notice("It is being paused: the worker saves where it is.")
-        if job["status"] == "succeeded":
-            notice(f"Trained, proven and ready to use: {job['fine_tuned_model']}", "good")
-        total = progress["total_steps"]
-        with tag("div", "row between"):
-            text("span", _where(job), "strong number")
-            text("span", _time_left(job), "quiet number")
-        with tag("div", "progress").props('role="progressbar" aria-label="Steps" aria-valuemin="0"') as bar:
-            bar.props["aria-valuenow"] = progress["step"]
-            bar.props["aria-valuemax"] = total or 1
-            tag("div").style(f"width: {100 * progress['step'] / (total or 1):.2f}%")
-        facts(
-            [
-                ("Base", job["model"]),
-                ("Worker", ours["worker"] or "none now"),
-                ("Attempt", str(ours["attempt"])),
-                ("Seed", str(job["seed"])),
-                ("Id", job["id"]),
-            ]
-        )
-
-
-def _where(job: Json) -> str:
-    progress = job["attune"]["progress"]
-    if job["status"] == "validating_files":
-        return "Checking and counting the data"
-    if job["status"] == "queued" and not progress["step"]:
-        return "Waiting for a worker"
-    if progress["total_steps"]:
-        return f"Step {progress['step']} of {progress['total_steps']}"
-    return "Not started"
-
-
-def _time_left(job: Json) -> str:
-    if job["finished_at"] is not None:
-        return f"took {lasting(job['finished_at'] - (job['attune']['started_at'] or job['created_at']))}"
-    if job["estimated_finish"] is not None:
-        return f"about {lasting(max(1, job['estimated_finish'] - time.time()))} left"
-    return ""
-
-
-def _plan(job: Json) -> None:
-    plan, resolved = job["attune"]["plan"], job["attune"]["resolved"]
-    if plan is None or resolved is None:
-        return
-    done = job["attune"]["progress"]["step"]
-    with card("Plan and outcome"):
-        lora = resolved["lora"]
-        rows = [("Steps", f"{resolved['total_steps']} planned{'' if job['status'] == 'running' else f', {done} done'}")]
-        if "training_tokens" in plan:
-            trained = "" if job["trained_tokens"] is None else f", {short_count(job['trained_tokens'])} trained"
-            rows.append(("Tokens", f"{short_count(plan['training_tokens'] * resolved['n_epochs'])} planned{trained}"))
-        if "trainable_parameters" in plan:
-            rows.append(("Trainable", f"{short_count(plan['trainable_parameters'])} parameters"))
-        if "memory_bytes" in plan:
-            rows.append(("Memory", short_bytes(sum(plan["memory_bytes"].values()))))
-        rows.append(("Learning rate", f"{resolved['learning_rate']:g}"))
-        if lora is not None:
-            rows += [
-                ("Rank", str(lora["rank"])),
-                ("Scale", f"{lora['scale']:g}x (alpha {lora['scale'] * lora['rank']:g})"),
-            ]
-        rows += [("Epochs", str(resolved["n_epochs"])), ("Batch size", str(resolved["batch_size"]))]
-        facts(rows)
-        with tag("details", "fold"):
-            text("summary", "Why these values")
-            with tag("dl", "reasons"):
-                for name, reason in (job["attune"]["reasons"] or {}).items():
-                    text("dt", name.replace("_", " ").replace(".", " "))
-                    text("dd", reason)

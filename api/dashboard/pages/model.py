@@ -111,6 +111,9 @@ def _lineage(model: Json, job: Json | None, files: dict[str, str]) -> None:
             loss = (ours["proof"] or {}).get("validation_loss_server")
             if loss is not None:
                 text("span", f"validation loss {loss:.4f} nats per token", "quiet small number")
+            report = None if job is None else job["attune"]["report"]
+            if report is not None and report["validation_perplexity"] is not None:
+                text("span", f"validation perplexity {report['validation_perplexity']:.3f}", "quiet small number")
             if job is not None:
                 link(f"/jobs/{job['id']}", "small", label="Its job, with curves and events")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import Request
@@ -11,6 +12,7 @@ from api.dashboard.bases import BaseChoice
 from api.dashboard.blocks import button, card, empty, notice, refusals_in, tag, text
 from api.dashboard.data_choice import DataChoice
 from api.dashboard.draft import Draft, Unreadable, from_job
+from api.dashboard.fields import Field, FollowingField, text_field
 from api.dashboard.frame import frame
 from api.dashboard.plan_panel import PlanPanel
 from api.dashboard.prompts_field import PromptsField
@@ -45,14 +47,7 @@ class NewJob:
         with card("2  Base model", note="What it starts from"):
             BaseChoice(bases["data"], draft, self._changed)
         with card("3  Name and start"):
-            with tag("div", "field"):
-                text("label", "Name").props('for="job-name"')
-                name = tag("input").props(
-                    'id="job-name" maxlength="40" placeholder="for example: tickets" autocomplete="off"'
-                )
-                self._name = name
-                name.on("input", self._named, js_handler="(e) => emit(e.target.value)")
-                text("span", "Becomes a part of the model's id. You can leave it empty.", "help")
+            self._name = FollowingField(_name_field, self._named)
             self._prompts = PromptsField(draft)
             SettingsForm(draft, self._changed)
             self._plan = PlanPanel(visit, draft)
@@ -62,8 +57,9 @@ class NewJob:
                 self._missing = text("span", "", "quiet")
         self._changed()
 
-    def _named(self, event: Any) -> None:
-        self._draft.name = str(event.args)
+    def _named(self, name: str) -> str:
+        self._draft.name = name
+        return name
 
     def _changed(self) -> None:
         missing = [
@@ -72,7 +68,7 @@ class NewJob:
             if value is None
         ]
         self._missing.text = f"Choose {' and '.join(missing)} first." if missing else ""
-        self._name.props["value"] = self._draft.name
+        self._name.show(self._draft.name)
         self._prompts.show()
         self._data.judge()
         self._plan.refresh()
@@ -91,3 +87,9 @@ class NewJob:
         with refusals_in(self._problem):
             job = await self._visit.rest.post("/v1/fine_tuning/jobs", body)
             ui.navigate.to(f"/jobs/{job['id']}")
+
+
+def _name_field(value: str, on_change: Callable[[], None]) -> Field:
+    words = "Becomes a part of the model's id. You can leave it empty."
+    attributes = 'maxlength="40" placeholder="for example: tickets"'
+    return text_field("Name", value=value, help=words, attributes=attributes, on_change=on_change)

@@ -32,8 +32,7 @@ async def trained_page(request: Request, file_id: str, line: int = 1, model: str
         with place, refusals_in(place):
             bases = (await visit.rest.get("/v1/attune/base_models"))["data"]
             page = TrainedPage(visit, file, bases, min(max(1, line), MOST_LINE), model)
-        if place.default_slot.children:
-            ui.timer(0, page.load, once=True)
+            ui.timer(0, page.look, once=True)
 
 
 class TrainedPage:
@@ -44,7 +43,7 @@ class TrainedPage:
         with card():
             with tag("div", "form-row"):
                 self._model = model_field(bases, model)
-                self._model.control.on("change", self._look)
+                self._model.control.on("change", self.look)
                 self._number = text_field("Line", value=str(line), attributes='inputmode="numeric"')
                 self._number.control.on("change", self._go, js_handler="(e) => emit(e.target.value)")
                 with tag("div", "row"):
@@ -55,17 +54,13 @@ class TrainedPage:
         with self._place:
             skeleton(6)
 
-    async def load(self) -> None:
-        with refusals_in(self._place):
-            await self._look()
-
     async def _previous(self) -> None:
         self._line -= 1
-        await self._look()
+        await self.look()
 
     async def _next(self) -> None:
         self._line += 1
-        await self._look()
+        await self.look()
 
     async def _go(self, event: Any) -> None:
         typed = str(event.args).strip()
@@ -75,9 +70,9 @@ class TrainedPage:
                 notice("A line is a whole number, 1 or more.", "warning")
             return
         self._line = int(typed)
-        await self._look()
+        await self.look()
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
         path = f"/v1/attune/files/{in_path(self._file['id'])}/examples"
         model = self._model.value or None
         with refusals_in(self._place):
@@ -85,12 +80,19 @@ class TrainedPage:
             self._place.clear()
             with self._place:
                 self._show(page["data"])
-            self._number.control.run_method("setAttribute", "value", str(self._line))
-            ui.run_javascript(
-                _ADDRESS.format(query=urlencode({"line": self._line, **({"model": model} if model else {})}))
-            )
+            self._tell_where(model)
             enable(self._before, self._line > 1)
             enable(self._after, page["has_more"])
+
+    def _tell_where(self, model: str | None) -> None:
+        """The field says the line that is shown, and so does the address, which can be kept, sent and reloaded."""
+        self._number.value = str(self._line)
+        query = urlencode({"line": self._line, **({"model": model} if model else {})})
+        field = self._number.control.props["id"]
+        ui.run_javascript(
+            f"document.getElementById('{field}').value = '{self._line}';"
+            f"history.replaceState(history.state, '', '?{query}')"
+        )
 
     def _show(self, data: list[Json]) -> None:
         if not data:
@@ -111,7 +113,3 @@ class TrainedPage:
                 show_example(example["example"])
         elif not example["findings"]:
             text("p", "There is nothing on this line.", "quiet")
-
-
-# The address holds what is shown, so that it can be kept, sent and reloaded
-_ADDRESS = "history.replaceState(history.state, '', '?{query}')"

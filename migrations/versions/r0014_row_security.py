@@ -10,7 +10,7 @@ from alembic import op
 
 from core import row_security
 
-revision = "0016"
+revision = "0014"
 down_revision = "0013"
 branch_labels = None
 depends_on = None

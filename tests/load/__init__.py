@@ -1,0 +1,1 @@
+"""What a deployment carries: the floors of load, measured and held against."""
