@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
-from openai import BaseModel, OpenAI
+from openai import APIResponse, BaseModel, OpenAI
 from openai.types import FileObject
 from openai.types.fine_tuning import FineTuningJob
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
@@ -149,7 +149,14 @@ def _job_of(record: dict[str, Any]) -> ExportedJob:
 def _download(client: OpenAI, file_id: str, path: Path) -> None:
     """In pieces: OpenAI holds files of up to 8 GB."""
     with client.files.with_streaming_response.content(file_id) as content:
-        _write(path, content.iter_bytes(BLOCK_BYTES))
+        _write(path, _pieces(content))
+
+
+def _pieces(content: APIResponse[bytes]) -> Iterator[bytes]:
+    try:
+        yield from content.iter_bytes(BLOCK_BYTES)
+    except Exception as error:  # the client names it while it asks, and not while one reads: httpx's, or httpx2's
+        raise openai.APIConnectionError(request=content.http_request) from error
 
 
 def _write_json(path: Path, content: object) -> None:
