@@ -15,6 +15,7 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-backgroun
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 900}
 GRAVE = ("serious", "critical")
+CHART_FILLS = "document.querySelector('.chart canvas').clientWidth > 0.9 * document.querySelector('.chart').clientWidth"
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 from rich.console import Console
 from rich.table import Table
 
-from tests.dashboard.browser import DESKTOP, PHONE, chromium, overflow, sign_in
+from tests.dashboard.browser import CHART_FILLS, DESKTOP, PHONE, chromium, overflow, sign_in
 from tests.live import BASE, ROOT, Live, demo_base, live_service, wait_for_step, wait_until_ended
 
 FOLDER = ROOT / "docs" / "pictures"
@@ -26,7 +26,6 @@ MOST_BYTES = 1_500_000  # of all together: every clone carries them
 TRAINING, VALIDATION, WATCHED = 600, 60, 2  # examples, and of those in the validation file the prompts to watch
 SETTLED_MS = 1_500  # a chart is drawn at most every 0.7 s
 ANSWER_MS = 120_000
-CHART_FILLS = "document.querySelector('.chart canvas').clientWidth > 0.9 * document.querySelector('.chart').clientWidth"
 
 
 @dataclass(frozen=True)

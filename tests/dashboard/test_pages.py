@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.dashboard.browser import DESKTOP, PHONE, grave_findings, overflow, sign_in
+from tests.dashboard.browser import CHART_FILLS, DESKTOP, PHONE, grave_findings, overflow, sign_in
 from tests.dashboard.conftest import FEW, create
 from tests.live import Live, wait_for_step, wait_until_ended
 
@@ -55,6 +55,7 @@ def test_from_the_first_visit_to_a_finished_job(live: Live, finished: str, signe
     expect(signed_in.get_by_text("The job has successfully completed")).to_be_visible()
     expect(signed_in.get_by_text("best", exact=True)).to_be_visible()
     chart = signed_in.locator(".chart")
+    signed_in.wait_for_function(CHART_FILLS)
     chart.locator("canvas").hover()
     expect(chart.get_by_text(re.compile(r"^Step \d+$"))).to_be_visible()
     expect(chart.get_by_text("Training", exact=True)).to_be_visible()
