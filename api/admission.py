@@ -16,8 +16,13 @@ LINE = 48  # requests that may wait for a thread: at some hundreds a second, a f
 RETRY_S = (1.0, 4.0)  # spread, or those that were refused together come back together
 
 
-def admit() -> None:
-    """Raises the 503 of a request that would wait too long. To be called in the event loop."""
+def admit(path: str) -> None:
+    """Raises the 503 of a request that would wait too long. To be called in the event loop.
+
+    A stream waits in any line: an `EventSource` that is refused once does not come back.
+    """
+    if path.endswith("/stream"):
+        return
     limiter = to_thread.current_default_thread_limiter()
     if limiter.statistics().tasks_waiting >= LINE:
         raise Unavailable(

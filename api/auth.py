@@ -60,7 +60,7 @@ class Gate:
             _check_url(scope)
             headers = Headers(scope=scope)
             if f"{scope['path']}/".startswith(GUARDED):
-                admit()
+                admit(scope["path"])
                 principal = await _who(parts, headers)
                 scope["state"]["principal"] = principal
                 routes = access.routes_of(scope["method"], scope["path"])

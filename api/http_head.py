@@ -7,11 +7,16 @@ key, or hold connections open with half of one.
 from __future__ import annotations
 
 import asyncio
+import json
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from core.errors import AttuneError, envelope
+
 MAX_HEAD_BYTES = 64 * 1024  # of the request line and all headers; one read more may be in memory
 HEAD_S = 30.0  # from the connection, or the first byte of a further request, to the end of the headers
+TOO_LARGE = f"The address and the headers of a request may have {MAX_HEAD_BYTES} bytes together."
+TOO_SLOW = "The headers of a request have to be here within half a minute."
 
 
 class BoundedHead(HttpToolsProtocol):
@@ -35,7 +40,7 @@ class BoundedHead(HttpToolsProtocol):
             return
         self._head_bytes += len(data)
         if self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse("431 Request Header Fields Too Large")
+            self._refuse("431 Request Header Fields Too Large", TOO_LARGE, "head_too_large")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -48,7 +53,7 @@ class BoundedHead(HttpToolsProtocol):
     def _begin_head(self) -> None:
         self._end_head()
         self._is_in_head, self._head_bytes = True, 0
-        self._deadline = self.loop.call_later(HEAD_S, self._refuse, "408 Request Timeout")
+        self._deadline = self.loop.call_later(HEAD_S, self._refuse, "408 Request Timeout", TOO_SLOW, "head_too_slow")
 
     def _end_head(self) -> None:
         self._is_in_head = False
@@ -56,7 +61,11 @@ class BoundedHead(HttpToolsProtocol):
             self._deadline.cancel()
             self._deadline = None
 
-    def _refuse(self, status: str) -> None:
+    def _refuse(self, status: str, message: str, code: str) -> None:
         self._end_head()
-        self.transport.write(f"HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
+        body = json.dumps(envelope(AttuneError(message, code=code)))
+        head = (
+            f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close"
+        )
+        self.transport.write(f"{head}\r\n\r\n{body}".encode())
         self.transport.close()

@@ -142,7 +142,9 @@ def options(curves: Curves, view: View, *, smoothing: float, is_log: bool) -> Js
             "min": "dataMin",
             "max": "dataMax",
             "axisLabel": {"color": GREY, "hideOverlap": True},
-            "axisPointer": {"label": {"show": False, "formatter": "Step {value}"}},  # the tooltip's heading
+            "axisPointer": {
+                "label": {"show": False, "formatter": "Step {value}", "precision": 0}
+            },  # the tooltip's heading
             "splitLine": {"show": False},
         },
         "yAxis": {

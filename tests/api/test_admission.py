@@ -36,12 +36,13 @@ def test_those_who_wait_for_a_thread_are_counted() -> None:
             for _ in range(admission.LINE):  # one is served, the others wait
                 tasks.start_soon(to_thread.run_sync, held.wait)
             await anyio.wait_all_tasks_blocked()
-            admission.admit()
+            admission.admit("/v1/files")
             tasks.start_soon(to_thread.run_sync, held.wait)
             await anyio.wait_all_tasks_blocked()
             with pytest.raises(Unavailable):
-                admission.admit()
+                admission.admit("/v1/files")
+            admission.admit("/v1/attune/fine_tuning/jobs/ftjob-1/stream")  # which waits in any line
             held.set()
-        admission.admit()
+        admission.admit("/v1/files")
 
     anyio.run(fill)

@@ -117,6 +117,7 @@ def test_an_expired_key_says_so(web: Place, tenant: Tenant) -> None:
     assert client.models.list().data
     with web.database.begin() as session:
         session.execute(update(ApiKey).where(ApiKey.prefix == key[: projects.SHOWN]).values(expires_at=db_now()))
+    time.sleep(HELD_S)
     with pytest.raises(openai.AuthenticationError, match="expired"):
         client.models.list()
 

@@ -25,7 +25,7 @@ def base(web: Place) -> str:
         if session.get(BaseModelRow, REAL) is None:
             make_base(web.settings.resolved_models_dir / "counted")
             session.add(BaseModelRow(id=REAL, source="folder", location="counted", revision="", status="available"))
-        for name, memory in (("large", 64 * GIB), ("small", GIB // 8)):
+        for name, memory in (("large", 64 * GIB), ("small", GIB // 16)):
             session.merge(
                 Worker(
                     id=name, incarnation="1", host="here", pid=1, device="cpu", device_name="CPU of a test",

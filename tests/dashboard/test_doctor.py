@@ -117,14 +117,14 @@ def test_a_broken_spreadsheet_is_mapped_repaired_split_and_trained(live: Live, m
     client = live.client()
     assert client.files.content(mended.table).read() == broken_table()
     assert client.files.retrieve(mended.converted).status == "error"
-    repaired = client.files.content(mended.repaired).text()
+    repaired = client.files.content(mended.repaired).text
     lines = repaired.splitlines()
     assert len(set(lines)) == len(lines) == GOOD_ROWS + 1
     assert "@" not in repaired
     job = client.fine_tuning.jobs.retrieve(mended.job)
     assert job.status == "succeeded"
     assert job.validation_file is not None
-    parts = [client.files.content(one).text().splitlines() for one in (job.training_file, job.validation_file)]
+    parts = [client.files.content(one).text.splitlines() for one in (job.training_file, job.validation_file)]
     assert sorted(parts[0] + parts[1]) == sorted(lines)
 
 
@@ -138,7 +138,9 @@ def test_the_report_is_there_again_and_its_findings_are_filtered(live: Live, men
     expect(signed_in.get_by_role("row", name=re.compile(r"^\d+ to \d+ \d+$")).first).to_be_visible()
     found.get_by_role("link", name="Line 64").click()
     signed_in.wait_for_url("**/trained?line=64**")
-    expect(signed_in.get_by_text("(empty)")).to_be_visible(timeout=TASK_S)
+    expect(signed_in.get_by_role("alert").filter(has_text="The assistant's answer is empty")).to_be_visible(
+        timeout=TASK_S
+    )
 
 
 def test_every_token_is_shown_as_supervised_or_context(live: Live, signed_in: Page) -> None:

@@ -156,7 +156,7 @@ class Subject:
     def unreadable(self, answer: Answer) -> None:
         """What is no HTTP is refused by the HTTP server, before there is a request that could have an envelope."""
         self._count(answer)
-        if answer.status != 400 or len(answer.body) > 4096:
+        if answer.status not in (400, 431) or not 0 < len(answer.body) <= 4096:
             self._fault(f"answered {answer.status}: {answer.body[:200]!r}")
 
     def accepted(self, answer: Answer) -> Any:

@@ -61,9 +61,8 @@ def drain(place: Deployment, number: int = QUEUED) -> Row:
             models = (session.scalar(select(func.count()).where(Model.project_id == project)) or 0) - 1
             events = session.scalar(select(func.count()).select_from(JobEvent).where(JobEvent.job_id.in_(ids[:1000])))
             seqs = session.scalar(select(func.sum(Job.event_seq)).where(Job.id.in_(ids[:1000])))
-            took = session.scalars(
-                select(Job.finished_at - Job.attempt_started_at).where(Job.id.in_(ids[:1000])).order_by(1)
-            ).all()
+            took_s = Job.finished_at - Job.attempt_started_at
+            took = session.scalars(select(took_s).where(Job.id.in_(ids[:1000])).order_by(took_s)).all()
     lost = number - succeeded + abs(succeeded - models) + abs((events or 0) - (seqs or 0))
     took_ms = [1000 * seconds for seconds in took if seconds is not None]
     return Row(
