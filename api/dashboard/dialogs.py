@@ -17,7 +17,8 @@ def dialog(title: str, *, persistent: bool = False, is_wide: bool = False) -> Ge
     opened.props["aria-label"] = title
 
     def close() -> None:
-        opened.close()
+        if not opened.is_deleted:  # with the part of the page it stood in, which an action may draw anew
+            opened.close()
 
     with opened, tag("div", "card dialog wrapped wide" if is_wide else "card dialog wrapped"):
         text("h2", title)
@@ -34,8 +35,10 @@ def confirm(
         text("p", consequence)
 
         async def act() -> None:
-            close()
-            await action()
+            try:
+                await action()
+            finally:  # and not before: a closed dialog is deleted, and what its button does next would have no page
+                close()
 
         with tag("div", "row"):
             button(label, act, kind="danger")

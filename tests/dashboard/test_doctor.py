@@ -201,7 +201,7 @@ def test_a_key_that_may_not_write_sees_the_report_and_no_button_that_fails(
     live: Live, mended: Mended, page: Page
 ) -> None:
     with live.http() as http:
-        made = http.post("/v1/attune/keys", json={"name": "reader", "scopes": ["read"]}).json()
+        made = http.post("/v1/attune/keys", json={"name": "looks only", "scopes": ["read"]}).json()
     sign_in(page, live.address, made["key"], f"/data/{mended.converted}/report")
     expect(page.get_by_text("This cannot be trained on as it is")).to_be_visible(timeout=TASK_S)
     for name in ("Check the file", "See the repairs", "Repair", "Split"):

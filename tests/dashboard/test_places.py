@@ -136,7 +136,7 @@ def test_a_limit_is_set_and_lifted(live: Live, signed_in: Page) -> None:
 
 def test_a_key_sees_no_more_places_than_it_may_enter(live: Live, page: Page) -> None:
     with live.http() as http:
-        made = http.post("/v1/attune/keys", json={"name": "reader", "scopes": ["read"]}).json()
+        made = http.post("/v1/attune/keys", json={"name": "reads only", "scopes": ["read"]}).json()
     sign_in(page, live.address, made["key"], "/workers")
     expect(page.get_by_text("This is for operators")).to_be_visible()
     places = page.get_by_role("navigation", name="Main").get_by_role("link").all_inner_texts()
