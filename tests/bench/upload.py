@@ -166,7 +166,7 @@ def at_once(http: httpx.Client, path: Path) -> dict[str, Any]:
 def in_parts(http: httpx.Client, path: Path) -> dict[str, Any]:
     """The same by the official client, in its parts of 64 MB; they are checked and composed when the last is there."""
     key = http.headers["Authorization"].removeprefix("Bearer ")
-    with OpenAI(base_url=http.base_url.join("/v1"), api_key=key, max_retries=0) as client:
+    with OpenAI(base_url=str(http.base_url.join("/v1")), api_key=key, max_retries=0) as client:
         done = client.uploads.upload_file_chunked(file=path, mime_type="application/jsonl", purpose="fine-tune")
     assert done.file is not None
     return http.get(f"/v1/files/{done.file.id}").raise_for_status().json()
