@@ -12,6 +12,7 @@ from fastapi import APIRouter, Path, Query
 from api.doctor_objects import Task, TaskList, show_task
 from api.doctor_requests import ConversionCreate, RepairCreate, ReportCreate, Request, SplitCreate
 from api.parts import Caller, Parts, Within
+from api.wire import ends
 from core import doctor_tasks, doctor_work, files
 from core.doctor_models import TaskKind
 from core.errors import AttuneError
@@ -59,8 +60,7 @@ def _offer(kind: TaskKind) -> None:
                 session, caller.project_id, kind, file_id=file_id, after=after, limit=limit
             )
         data = [show_task(row) for row in rows]
-        ends = (data[0].id, data[-1].id) if data else (None, None)
-        return TaskList(data=data, first_id=ends[0], last_id=ends[1], has_more=has_more)
+        return TaskList(data=data, **ends(data), has_more=has_more)
 
     def retrieve_task(caller: Caller, parts: Within, task_id: str = Path(alias=f"{kind}_id")) -> Task:
         with parts.database.read() as session:
