@@ -8,7 +8,6 @@ from anyio import to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field, StringConstraints
-from sqlalchemy.orm import Session
 
 from api.files import FileObject, show_file, was_written
 from api.form import Lifetime, check_name, check_purpose, described
@@ -128,8 +127,8 @@ def complete_upload(upload_id: str, body: UploadComplete, caller: Caller, parts:
     """Completing again, as a client does that has lost the answer, gives the same file."""
     with parts.database.begin() as session:
         # under the same lock as the beginning, or another completion may end between the two
-        if (done := _completed(session, caller.project_id, upload_id, lock=True)) is not None:
-            return done
+        if (done := uploads.completed(session, caller.project_id, upload_id, lock=True)) is not None:
+            return show_upload(*done)
         upload, pieces = uploads.begin_completion(session, caller.project_id, upload_id, body.part_ids)
     try:
         received = compose(parts.storage, upload, pieces, md5=body.md5, max_line_bytes=parts.settings.max_line_bytes)
@@ -139,18 +138,11 @@ def complete_upload(upload_id: str, body: UploadComplete, caller: Caller, parts:
     return written or _ended(parts, caller.project_id, upload_id)
 
 
-def _completed(session: Session, project_id: str, upload_id: str, *, lock: bool = False) -> UploadObject | None:
-    upload = uploads.get(session, project_id, upload_id, lock=lock)
-    if upload.status != UploadStatus.COMPLETED:
-        return None
-    return show_upload(upload, uploads.file_of(session, upload))
-
-
 def _ended(parts: Parts, project_id: str, upload_id: str) -> UploadObject:
     """Another completion was first, or the 400 that names what else ended the upload."""
     with parts.database.read() as session:
-        if (done := _completed(session, project_id, upload_id)) is not None:
-            return done
+        if (done := uploads.completed(session, project_id, upload_id)) is not None:
+            return show_upload(*done)
     _pending(parts, project_id, upload_id)
     raise Unavailable("A part of the upload cannot be read.", code="storage_unavailable")
 
