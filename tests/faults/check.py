@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.backup import named_keys
-from core.db import db_now
+from core.db import Database, db_now
 from core.models import TERMINAL, File, Job, JobEvent, Model, Snapshot
 from core.storage import Storage, StorageMissing
 from core.webhook_models import WebhookDelivery, WebhookEndpoint, WebhookEvent
@@ -33,7 +33,7 @@ def violations(rig: Rig) -> list[str]:
             *_jobs(session, storage, rig.history.jobs),
             *_claims(session),
             *_events(session),
-            *_objects(session, storage),
+            *_objects(database, storage),
             *_files(session, storage, rig),
             *_webhooks(session, rig),
             *_logs(rig),
@@ -109,10 +109,15 @@ def _events(session: Session) -> Iterator[str]:
             yield f"{job.id}: a repeated step gave another loss"
 
 
-def _objects(session: Session, storage: Storage) -> Iterator[str]:
+def _objects(database: Database, storage: Storage) -> Iterator[str]:
+    """Every object that a row names, before and after the look at the store: the janitor removes rows, then objects."""
+    with database.read() as session:
+        before = named_keys(session)
     there = {entry.key for entry in storage.list("")}
-    for key in named_keys(session):
-        if key not in there and not any(other.startswith(f"{key}/") for other in there):
+    with database.read() as session:
+        named = before & named_keys(session)
+    for key in named - there:
+        if not any(other.startswith(f"{key}/") for other in there):
             yield f"lost: {key} is named and is not in the store"
 
 
