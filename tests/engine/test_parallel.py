@@ -13,9 +13,9 @@ import torch
 from pydantic import BaseModel
 from safetensors.torch import load_file
 
-from core.protocol import Failed, Started, Step, Stop, Stopped, Train, Trained, WorkFolder
-from tests.engine.conftest import MakeWork
-from tests.engine.test_train import losses, next_attempt, of_type, run
+from core.protocol import Failed, Message, Started, Step, Stop, Stopped, Train, Trained, WorkFolder
+from tests.engine.conftest import EXECUTION, MakeWork
+from tests.engine.test_train import assert_same_steps, losses, next_attempt, of_type, run
 from worker.engine.parallel import World
 from worker.engine.resident import Resident
 from worker.engine_process import EngineProcess
@@ -78,6 +78,27 @@ def test_two_processes_are_one(pair: EngineProcess, make_work: MakeWork) -> None
     while any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes):
         assert time.monotonic() < deadline, "a process outlived its engine"
         time.sleep(0.05)
+
+
+@pytest.mark.skipif(not psutil.LINUX, reason="another process's limits are set on Linux alone")
+def test_where_one_process_has_no_memory_both_go_down_the_ladder(pair: EngineProcess, make_work: MakeWork) -> None:
+    processes = psutil.Process(pair.pid).children(recursive=True)
+    (second,) = [process for process in processes if process.environ().get("RANK") == "1"]
+    choices = {"examples": 200, "validation": 0, "batch_size": 200, "dropout": 0.0, "epochs": 6}
+    expected = job(pair, make_work("lower", execution=EXECUTION, **choices))
+    allowed = second.memory_info().vms + 100 * 1024**2
+    large = make_work(execution=EXECUTION.model_copy(update={"micro_tokens": 16384}), **choices)
+    pair.send(Train(folder=str(large.root)))
+    reports: list[BaseModel] = []
+    while not reports or not isinstance(reports[-1], Trained | Failed):
+        report = pair.read(60)
+        assert report is not None
+        reports.append(report)
+        if isinstance(report, Step) and report.step == 2:
+            second.rlimit(psutil.RLIMIT_AS, (allowed, allowed))
+    assert isinstance(reports[-1], Trained), reports[-1]
+    assert any(told.message.startswith("Memory ran out after step") for told in of_type(Message, reports))
+    assert_same_steps(reports, expected)
 
 
 def test_every_unit_is_trained_by_exactly_one_process() -> None:

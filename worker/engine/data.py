@@ -28,6 +28,7 @@ from worker.engine.pack import Segment
 PROBE_VALIDATION_EXAMPLES = 64
 PROBE_TRAINING_EXAMPLES = 32
 SUBSET_EXAMPLES = 32  # of the validation file, looked at during training
+BLOCK_SEGMENTS = 1 << 16  # whose lengths are looked at together; even, so that no pair is divided
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,12 @@ class Dataset:
     @cached_property
     def longest(self) -> int:
         """Tokens of the longest segment."""
-        return int(np.diff(self.offsets).max())
+        return max(int(lengths.max()) for lengths in self.segment_lengths())
+
+    def segment_lengths(self) -> Iterator[NDArray[np.int64]]:
+        """Tokens of segment after segment, in blocks."""
+        for start in range(0, len(self.offsets) - 1, BLOCK_SEGMENTS):
+            yield np.diff(self.offsets[start : start + BLOCK_SEGMENTS + 1])
 
     @cached_property
     def sha256(self) -> str:
@@ -70,6 +76,12 @@ class Dataset:
         bounds = self.offsets[self.starts[example] : self.starts[example + 1] + 1]
         line = int(self.lines[example])
         return [Segment(self.token_ids[a:b], self.mask[a:b], line) for a, b in pairwise(bounds)]
+
+    def segment(self, number: int) -> Segment:
+        """A view of one segment of all."""
+        start, end = self.offsets[number : number + 2]
+        example = int(np.searchsorted(self.starts, number, side="right")) - 1
+        return Segment(self.token_ids[start:end], self.mask[start:end], int(self.lines[example]))
 
     def subset(self) -> list[Segment]:
         """A fixed, evenly spread part for the looks in between."""
