@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 
 from api.doctor_objects import Task, TaskList, show_task
-from api.doctor_requests import ConversionCreate, RepairCreate, ReportCreate, Request, SplitCreate
+from api.doctor_requests import ConversionCreate, Order, RepairCreate, ReportCreate, Request, SplitCreate
 from api.parts import Caller, Parts, Within
 from api.wire import ends
 from core import doctor_tasks, doctor_work, files
@@ -49,8 +49,13 @@ def check_purpose(row: File, param: str) -> None:
         )
 
 
-def _offer(kind: TaskKind) -> None:
-    """The routes that a kind's tasks are looked up by."""
+def _offer(kind: TaskKind, orders: type[Order]) -> None:
+    """The three routes of a kind: make a task, list them, look one up."""
+
+    def create_task(body: Order, caller: Caller, parts: Within) -> Task:
+        return _create(parts, caller.project_id, kind, body.request())
+
+    create_task.__annotations__["body"] = orders  # where FastAPI reads what a body may hold
 
     def list_tasks(
         caller: Caller, parts: Within, file_id: OfFile = None, after: After = None, limit: Limit = 20
@@ -67,37 +72,12 @@ def _offer(kind: TaskKind) -> None:
             return show_task(doctor_tasks.get(session, caller.project_id, kind, task_id))
 
     path = f"/{kind}s"
+    router.add_api_route(path, create_task, methods=["POST"], name=f"create_{kind}")
     router.add_api_route(path, list_tasks, methods=["GET"], name=f"list_{kind}s")
     router.add_api_route(f"{path}/{{{kind}_id}}", retrieve_task, methods=["GET"], name=f"retrieve_{kind}")
 
 
-@router.post("/conversions")
-def create_conversion(body: ConversionCreate, caller: Caller, parts: Within) -> Task:
-    return _create(parts, caller.project_id, TaskKind.CONVERSION, body.request())
-
-
-_offer(TaskKind.CONVERSION)
-
-
-@router.post("/reports")
-def create_report(body: ReportCreate, caller: Caller, parts: Within) -> Task:
-    return _create(parts, caller.project_id, TaskKind.REPORT, body.request())
-
-
-_offer(TaskKind.REPORT)
-
-
-@router.post("/repairs")
-def create_repair(body: RepairCreate, caller: Caller, parts: Within) -> Task:
-    return _create(parts, caller.project_id, TaskKind.REPAIR, body.request())
-
-
-_offer(TaskKind.REPAIR)
-
-
-@router.post("/splits")
-def create_split(body: SplitCreate, caller: Caller, parts: Within) -> Task:
-    return _create(parts, caller.project_id, TaskKind.SPLIT, body.request())
-
-
-_offer(TaskKind.SPLIT)
+_offer(TaskKind.CONVERSION, ConversionCreate)
+_offer(TaskKind.REPORT, ReportCreate)
+_offer(TaskKind.REPAIR, RepairCreate)
+_offer(TaskKind.SPLIT, SplitCreate)

@@ -88,3 +88,6 @@ class SplitCreate(Ours):
 
     def request(self) -> Request:
         return self.model_dump()
+
+
+Order: TypeAlias = ConversionCreate | ReportCreate | RepairCreate | SplitCreate

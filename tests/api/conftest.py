@@ -1,4 +1,4 @@
-"""One running web side for each kind of deployment, and a project of its own for each test."""
+"""One running web side for each kind of deployment, a project of its own for each test, and what hears its webhooks."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from api.webhook_relay import Relay
+from api.webhook_sender import Sender
 from core.settings import Settings
 from tests import services
 from tests.api.place import Place, Tenant, place
+from tests.api.receiver import Receiver, receiver
 
 
 @pytest.fixture(scope="session", params=["embedded", "distributed"])
@@ -32,3 +35,17 @@ def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture
 def tenant(web: Place) -> Tenant:
     return web.tenant()
+
+
+@pytest.fixture
+def inbox() -> Iterator[Receiver]:
+    with receiver() as running:
+        yield running
+
+
+@pytest.fixture
+def relay(web: Place) -> Iterator[Relay]:
+    relay = Relay(web.database, Sender("127.0.0.1", timeout_s=1.0), look_every_s=0.05)
+    relay.start()
+    yield relay
+    relay.stop()

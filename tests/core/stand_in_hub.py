@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+MODEL = "maker/tiny-1"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"

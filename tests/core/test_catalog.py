@@ -18,21 +18,7 @@ from core.models import BaseModelRow
 from core.render import Renderer
 from core.settings import Settings
 from core.storage import Storage, open_storage
-from tests.core.stand_in_hub import COMMIT, StandIn, base_files, stand_in_hub
-
-MODEL = "maker/tiny-1"
-
-
-@pytest.fixture
-def hub() -> Iterator[StandIn]:
-    with stand_in_hub() as server:
-        server.repositories[MODEL] = base_files()
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.hub._pause_s", lambda failures: 0.01)
+from tests.core.stand_in_hub import COMMIT, MODEL, StandIn, base_files
 
 
 @pytest.fixture

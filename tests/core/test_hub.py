@@ -8,7 +8,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,22 +17,9 @@ from core.base_files import FileRecord
 from core.errors import AttuneError, Unavailable
 from core.hub import Hub
 from core.settings import Settings
-from tests.core.stand_in_hub import COMMIT, StandIn, base_files, safetensors, stand_in_hub
+from tests.core.stand_in_hub import COMMIT, MODEL, StandIn, base_files, safetensors
 
-MODEL = "maker/tiny-1"
 BIG = safetensors(weight=[700, 1000])  # 2.8 MB, so that a download has several blocks
-
-
-@pytest.fixture
-def hub() -> Iterator[StandIn]:
-    with stand_in_hub() as server:
-        server.repositories[MODEL] = base_files()
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.hub._pause_s", lambda failures: 0.01)
 
 
 def client(hub: StandIn, token: str = "") -> Hub:
@@ -183,6 +169,7 @@ def test_a_busy_hub_is_asked_again(hub: StandIn) -> None:
     assert hub.busy == 0
 
 
+@pytest.mark.usefixtures("no_waiting")
 def test_a_hub_that_is_away() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

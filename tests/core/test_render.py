@@ -2,129 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from unicodedata import normalize
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
 from core.chat_template import Template
-from core.errors import AttuneError, InvalidExample, TemplateRefused
+from core.errors import AttuneError, InvalidExample
 from core.examples import Completion, Conversation, Message, PreferencePair, Text, ToolCall
-from core.render import Rendered, Renderer
-from tests.core.chat_families import CHATML, Family, byte_level, families
-
-TODAY = datetime.date.today().isoformat()
-FAMILIES = {family.name: family for family in families()}
-
-
-class Base:
-    """One family as our renderer and as transformers read it."""
-
-    def __init__(self, family: Family, folder: Path) -> None:
-        self.family = family
-        self.folder = family.write(folder)
-        self.renderer = Renderer.from_folder(self.folder, TODAY)
-        self.reference: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(self.folder)
-
-    def reference_ids(self, messages: list[dict], *, prompt: bool, tools: list[dict] | None = None) -> list[int]:
-        ids = self.reference.apply_chat_template(
-            messages, tools=tools, add_generation_prompt=prompt, tokenize=True, return_dict=False
-        )
-        if prompt and self.family.name == "deepseek-r1":
-            text = self.reference.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            ids = self.reference(text.removesuffix("<think>\n"), add_special_tokens=False)["input_ids"]
-        return ids
-
-    def show(self, ids: list[int]) -> str:
-        return self.renderer.decode(ids, skip_special=False)
-
-    def supervised(self, rendered: Rendered) -> list[str]:
-        """The supervised runs as text."""
-        return [self.show(rendered.token_ids[a:b]).lstrip(" ") for a, b in spans(rendered)]
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Base]:
-    return {name: Base(family, tmp_path_factory.mktemp("base")) for name, family in FAMILIES.items()}
-
-
-@pytest.fixture(params=FAMILIES)
-def base(request: pytest.FixtureRequest, bases: dict[str, Base]) -> Base:
-    return bases[request.param]
-
-
-def spans(rendered: Rendered) -> Iterator[tuple[int, int]]:
-    start = None
-    for index, on in enumerate([*rendered.mask, False]):
-        if on and start is None:
-            start = index
-        elif not on and start is not None:
-            yield start, index
-            start = None
-
-
-def plain(message: Message) -> dict:
-    made = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        made["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": json.loads(call.arguments)},
-            }
-            for call in message.tool_calls
-        ]
-    if message.tool_call_id is not None:
-        made["tool_call_id"] = message.tool_call_id
-    return made
-
-
-def chat(*turns: str, system: str | None = None, weights: tuple[int, ...] = ()) -> Conversation:
-    """User and assistant in turn."""
-    messages = [Message("system", system)] if system is not None else []
-    for index, text in enumerate(turns):
-        weight = weights[index // 2] if index % 2 and weights else 1
-        messages.append(Message("assistant" if index % 2 else "user", text, weight))
-    return Conversation(tuple(messages))
-
-
-def check(base: Base, example: Conversation) -> list[Rendered]:
-    """What must hold for every conversation: same ids as transformers, served prompts before every answer, an end
-    token behind it."""
-    rendered = base.renderer.render_example(example)
-    messages = [plain(message) for message in example.messages]
-    answers = [i for i, m in enumerate(example.messages) if m.role == "assistant" and m.weight]
-    tools = list(example.tools) or None
-    found = [(sequence, span) for sequence in rendered for span in spans(sequence)]
-    assert len(found) == len(answers)
-    for index, (sequence, (start, end)) in zip(answers, found, strict=True):
-        served = base.renderer.render_prompt(messages[:index], tools)
-        assert served == base.reference_ids(messages[:index], prompt=True, tools=tools)
-        assert sequence.token_ids[:start] == served
-        assert sequence.token_ids[end - 1] in base.renderer.template.stop_ids
-        assert not set(sequence.token_ids[start : end - 1]) & set(base.renderer.template.stop_ids)
-        answer = base.renderer.decode(sequence.token_ids[start:end])
-        content = (example.messages[index].content or "").strip()
-        assert normalize("NFD", content) in normalize("NFD", answer)
-    for sequence in rendered:
-        assert len(sequence.mask) == len(sequence.token_ids)
-        assert not sequence.mask[0]
-        bos = base.reference.bos_token_id
-        if bos is not None and base.family.name not in ("zephyr", "phi3", "smollm2", "llama2"):
-            assert sequence.token_ids.count(bos) == 1
-            assert sequence.token_ids[0] == bos
-    counts = (len(messages), answers[0] + 1)
-    wholes = [base.reference_ids(messages[:count], prompt=False, tools=tools) for count in counts]
-    if base.family.name != "mistral" or example.messages[0].role != "system":  # its template drops a system message
-        assert base.show(rendered[0].token_ids) in [base.show(whole) for whole in wholes]
-    return rendered
-
+from core.render import Renderer
+from tests.core.rendered import FAMILIES, TODAY, TOOL, Base, chat, check, made, plain, spans
 
 END = {
     "qwen2.5": "<|im_end|>",
@@ -141,6 +31,16 @@ END = {
     "deepseek-r1": "<｜end▁of▁sentence｜>",
 }
 LEAD = {"qwen3": "<think>\n\n</think>\n\n", "gpt-oss": "<|channel|>final<|message|>"}
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Base]:
+    return {name: Base(family, tmp_path_factory.mktemp("base")) for name, family in FAMILIES.items()}
+
+
+@pytest.fixture(params=FAMILIES)
+def base(request: pytest.FixtureRequest, bases: dict[str, Base]) -> Base:
+    return bases[request.param]
 
 
 def test_one_turn_is_the_reference_and_the_answer_with_its_end_is_supervised(base: Base) -> None:
@@ -231,14 +131,6 @@ def test_raw_text_and_completions(base: Base) -> None:
             assert renderer.decode(pair.token_ids) == renderer.decode(renderer.encode(prompt + completion))
 
 
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "look_up",
-        "description": "Looks up the weather.",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string", "description": "Ort in Übersee"}}},
-    },
-}
 CALL = ToolCall("look_up", '{"city": "Zürich", "days": 3}', "call12345")
 TOOL_CHAT = Conversation(
     (
@@ -358,75 +250,6 @@ def test_the_date_is_the_frozen_one(bases: dict[str, Base]) -> None:
     assert renderer.template.hash != bases["llama3"].renderer.template.hash
 
 
-def made(folder: Path, template: str | None, **config: object) -> Renderer:
-    byte_level(CHATML).save(str(folder / "tokenizer.json"))
-    values = {"eos_token": "<|endoftext|>", **({} if template is None else {"chat_template": template}), **config}
-    (folder / "tokenizer_config.json").write_text(json.dumps(values))
-    return Renderer.from_folder(folder, TODAY)
-
-
-TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-
-
-@pytest.mark.parametrize(
-    ("template", "reason"),
-    [
-        (None, "no chat template"),
-        (TURNS.replace("<|im_end|>", "") + "{{ '<|im_start|>assistant\n' if add_generation_prompt }}", "no stop token"),
-        (TURNS, "no generation prompt"),
-        (TURNS + "{{ 'Answer:' if add_generation_prompt }}", "otherwise when generating"),
-    ],
-)
-def test_templates_that_do_not_show_the_answer_are_refused(tmp_path: Path, template: str | None, reason: str) -> None:
-    renderer = made(tmp_path, template)
-    with pytest.raises(TemplateRefused, match=reason):
-        renderer.render_example(chat("Hi", "Hello"))
-    assert renderer.render_example(Text("Raw text still works."))
-
-
-def test_a_broken_template_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TemplateRefused, match="does not compile"):
-        made(tmp_path, "{% for m in messages %}")
-
-
-@pytest.mark.parametrize(
-    "attack",
-    [
-        "{{ messages.__class__.__mro__ }}",
-        "{{ ''.__class__ }}{{ messages.append(1) }}",
-        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
-        "{% set n = namespace(__class__=1) %}",
-        "{% set n = namespace() %}{% set n.__class__ = 1 %}",
-        "{{ dict.__subclasses__() }}",
-        "{{ dict.mro() }}",
-        "{{ '%s' | format(messages) }}{{ raise_exception('stop') }}",
-        "{% for i in range(10000000) %}x{% endfor %}",
-    ],
-)
-def test_templates_run_in_a_sandbox(tmp_path: Path, attack: str) -> None:
-    renderer = made(tmp_path, attack + "<|im_end|>")
-    with pytest.raises(AttuneError) as caught:
-        renderer.render_prompt([{"role": "user", "content": "Hi"}])
-    assert caught.value.code == "template_refuses_example"
-
-
-def test_a_tool_template_is_used_for_tools(tmp_path: Path) -> None:
-    named = [
-        {"name": "default", "template": TURNS + "<|im_start|>assistant\n"},
-        {"name": "tool_use", "template": "{{ tools | tojson }}" + TURNS + "<|im_start|>assistant\n"},
-    ]
-    renderer = made(tmp_path, None, chat_template=named)
-    question = [{"role": "user", "content": "Hi"}]
-    assert "Übersee" in renderer.decode(renderer.render_prompt(question, [TOOL]))
-    assert "look_up" not in renderer.decode(renderer.render_prompt(question))
-
-
-def test_files_win_over_the_configuration(tmp_path: Path) -> None:
-    (tmp_path / "chat_template.jinja").write_text("from the file{{ eos_token }}")
-    renderer = made(tmp_path, "from the configuration")
-    assert renderer.decode(renderer.render_prompt([{"role": "user", "content": "Hi"}])) == "from the file"
-
-
 def test_bos_is_by_the_tokenizer_and_not_by_its_configuration(tmp_path: Path) -> None:
     for adds_bos in (True, False):
         folder = FAMILIES["mistral"].write(tmp_path / str(adds_bos))
@@ -434,12 +257,6 @@ def test_bos_is_by_the_tokenizer_and_not_by_its_configuration(tmp_path: Path) ->
         (folder / "tokenizer_config.json").write_text(json.dumps({**config, "add_bos_token": adds_bos}))
         ours, theirs = Renderer.from_folder(folder, TODAY), AutoTokenizer.from_pretrained(folder)
         assert ours.encode("text", special=True) == theirs("text")["input_ids"]
-
-
-def test_stops_are_all_that_any_file_names(tmp_path: Path) -> None:
-    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [0, 1]}')
-    template = "{% for m in messages %}{{ m.content }}<|im_end|>\n{% endfor %}"
-    assert made(tmp_path, template).template.stop_ids == (0, 1, 2)
 
 
 def test_another_tokenizer_is_refused(bases: dict[str, Base]) -> None:
