@@ -44,8 +44,10 @@ from api.background import create_background
 from api.body import Pace
 from api.edge import Edge
 from api.ended import Ended
+from api.http_head import MAX_CONNECTIONS, room
 from api.listeners import Listeners
 from api.metrics import Requests
+from api.open_bodies import OpenBodies
 from api.parts import Parts
 from api.rate_limit import RateLimit
 from api.recent import Recent
@@ -75,8 +77,8 @@ def create_app(
     requests = Requests()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        configure_logs(settings.log_level)
+    async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, int]]:
+        configure_logs(settings)
         parts = await to_thread.run_sync(_open, settings, requests, with_background)
         app.state.parts = parts
         if parts.background is not None:
@@ -86,7 +88,7 @@ def create_app(
                 await stack.enter_async_context(_dashboard(app))
             stack.enter_context(when_told_to_stop(parts.listeners.end))
             try:
-                yield
+                yield {MAX_CONNECTIONS: room(settings.max_connections)}
             finally:
                 await _close(parts)
 
@@ -130,8 +132,10 @@ def create_app(
     for module in routed:
         app.include_router(module.router)
     app.include_router(docs.router)
-    for layer in (Unchanged, Replay, RateLimit):
+    for layer in (Unchanged, Replay):
         app.add_middleware(layer)
+    app.add_middleware(OpenBodies, settings=settings)
+    app.add_middleware(RateLimit)
     app.add_middleware(Gate, pace=pace or Pace())
     if settings.cors_origin_list:  # outside of the gate: a browser asks first, and without a key
         app.add_middleware(

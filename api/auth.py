@@ -64,6 +64,7 @@ class Gate:
                 principal = await _who(parts, headers)
                 scope["state"]["principal"] = principal
                 routes = access.routes_of(scope["method"], scope["path"])
+                scope["state"]["route"] = routes[0]
                 if sign_ins.is_link(bearer(headers)) and routes[0].pattern != OPENS_SESSION:
                     message = "A sign-in link opens a session and does nothing else."
                     raise AttuneError(message, code="session_needed", status=401)

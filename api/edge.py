@@ -9,6 +9,7 @@ import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
 from api.errors import error_response, internal_error
 from api.metrics import Requests
@@ -18,12 +19,12 @@ from core.storage import StorageCorrupt, StorageMissing
 
 log = structlog.get_logger()
 OPENAI_VERSION = "2020-10-01"  # the dialect that clients may ask for
-_ALWAYS = {
+ALWAYS = {
     "openai-version": OPENAI_VERSION,
     "x-content-type-options": "nosniff",
     "cross-origin-resource-policy": "same-origin",
 }
-_UNLESS_SET = {
+UNLESS_SET = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
@@ -43,6 +44,10 @@ class Edge:
             await self._app(scope, receive, send)
             return
         request_id = "req_" + ids.random_text(24)
+        with bound_contextvars(request_id=request_id):  # of every line that is logged until it is answered
+            await self._answer(scope, receive, send, request_id)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         started = time.perf_counter()
         scope.setdefault("state", {}).update(request_id=request_id, arrived=started)
         status: int | None = None
@@ -56,8 +61,8 @@ class Edge:
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
-                headers.update(_ALWAYS)
-                for name, value in _UNLESS_SET.items():
+                headers.update(ALWAYS)
+                for name, value in UNLESS_SET.items():
                     headers.setdefault(name, value)
                 if "frame-ancestors 'none'" in headers["content-security-policy"]:
                     headers["x-frame-options"] = "DENY"  # the same for old browsers, which know no list
@@ -69,16 +74,16 @@ class Edge:
             status = status or 499  # nobody reads an answer
         except Exception as error:
             if status is not None and isinstance(error, _BREAKS_OFF):
-                log.warning("answer_broken_off", request_id=request_id, path=scope["path"], why=str(error))
+                log.warning("answer_broken_off", path=scope["path"], why=str(error))
                 return  # the server closes a connection whose answer is not whole
-            log.exception("request_failed", request_id=request_id, method=scope["method"], path=scope["path"])
+            log.exception("request_failed", method=scope["method"], path=scope["path"])
             if status is not None:
                 raise  # half an answer is out: the connection has to break
             await error_response(internal_error(request_id))(scope, receive, send_marked)
         finally:
-            self._note(scope, request_id, status, time.perf_counter() - started)
+            self._note(scope, status, time.perf_counter() - started)
 
-    def _note(self, scope: Scope, request_id: str, status: int | None, seconds: float) -> None:
+    def _note(self, scope: Scope, status: int | None, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         self._requests.count(scope["method"], route, status or 0, seconds)
         if code := scope["state"].get("error_code"):
@@ -89,7 +94,6 @@ class Edge:
         level = log.debug if watching else log.info
         level(
             "request",
-            request_id=request_id,
             method=scope["method"],
             path=scope["path"],
             status=status,

@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 from core.errors import AttuneError, QuotaReached, envelope
 from core.invalid import invalid
@@ -34,6 +35,18 @@ class NotAllowed(AttuneError):
         self.allowed = allowed
 
 
+class _ErrorResponse(JSONResponse):
+    """Leaves its code with the request, where the edge finds and counts it."""
+
+    def __init__(self, error: AttuneError, headers: Mapping[str, str]) -> None:
+        super().__init__(envelope(error), status_code=error.status, headers=headers)
+        self._code = error.code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"]["error_code"] = self._code
+        await super().__call__(scope, receive, send)
+
+
 def error_response(error: AttuneError, headers: Mapping[str, str] | None = None) -> JSONResponse:
     sent = dict(headers or {})
     if error.retry_after_s is not None:
@@ -45,7 +58,7 @@ def error_response(error: AttuneError, headers: Mapping[str, str] | None = None)
         sent["Allow"] = error.allowed
     if error.status == 401:
         sent["www-authenticate"] = "Bearer"
-    return JSONResponse(envelope(error), status_code=error.status, headers=sent)
+    return _ErrorResponse(error, sent)
 
 
 def internal_error(request_id: str) -> AttuneError:
@@ -64,9 +77,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http)
 
 
-async def _on_attune_error(request: Request, error: Exception) -> JSONResponse:
+async def _on_attune_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AttuneError)
-    request.state.error_code = error.code  # for the edge, which counts it
     return error_response(error)
 
 

@@ -1,22 +1,49 @@
-"""What comes before a request may be neither long nor slow: `uvicorn --http api.http_head:BoundedHead`.
+"""What comes before a request may be neither long, nor slow, nor many: `uvicorn --http api.http_head:BoundedHead`.
 
-uvicorn bounds neither with httptools: whoever can connect could fill the memory with one endless header, key or no
-key, or hold connections open with half of one.
+uvicorn bounds none of it with httptools: whoever can connect could fill the memory with one endless header, key or no
+key, or hold connections open with half of one until no file could be opened.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
+import resource
 
+import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from core.errors import AttuneError, envelope
+from api.edge import ALWAYS, UNLESS_SET
+from core.errors import AttuneError, Unavailable, envelope
 
 MAX_HEAD_BYTES = 64 * 1024  # of the request line and all headers; one read more may be in memory
 HEAD_S = 30.0  # from the connection, or the first byte of a further request, to the end of the headers
-TOO_LARGE = f"The address and the headers of a request may have {MAX_HEAD_BYTES} bytes together."
-TOO_SLOW = "The headers of a request have to be here within half a minute."
+TOO_LARGE = AttuneError(
+    f"The address and the headers of a request may have {MAX_HEAD_BYTES} bytes together.", code="head_too_large"
+)
+TOO_SLOW = AttuneError("The headers of a request have to be here within half a minute.", code="head_too_slow")
+UNREADABLE = AttuneError("This is no request of HTTP/1.1.", code="invalid_http")
+TOO_MANY = Unavailable(
+    "This server holds as many connections as it may; try again in a moment.", code="overloaded", retry_after_s=2
+)
+MAX_CONNECTIONS = "max_connections"  # the app's word for how many; an app that says none has no bound
+OTHER_FILES = 256  # the database, the store, the programs beside
+FILES_EACH = 2  # a chat and the dashboard ask on by a connection of their own
+log = structlog.get_logger()
+
+
+def room(wanted: int) -> int:
+    """How many connections there may be: `wanted`, or as many as this process may open files for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = FILES_EACH * wanted + OTHER_FILES
+    may = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < may:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (may, hard))
+    found = max(1, min(wanted, (may - OTHER_FILES) // FILES_EACH))
+    if found < wanted:
+        log.warning("fewer_connections", wanted=wanted, may=found, advice=f"raise `ulimit -Hn` to {needed}")
+    return found
 
 
 class BoundedHead(HttpToolsProtocol):
@@ -27,6 +54,8 @@ class BoundedHead(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._begin_head()
+        if len(self.connections) > self.app_state.get(MAX_CONNECTIONS, math.inf):
+            self._refuse("503 Service Unavailable", TOO_MANY)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head()
@@ -40,7 +69,7 @@ class BoundedHead(HttpToolsProtocol):
             return
         self._head_bytes += len(data)
         if self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse("431 Request Header Fields Too Large", TOO_LARGE, "head_too_large")
+            self._refuse("431 Request Header Fields Too Large", TOO_LARGE)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -53,7 +82,7 @@ class BoundedHead(HttpToolsProtocol):
     def _begin_head(self) -> None:
         self._end_head()
         self._is_in_head, self._head_bytes = True, 0
-        self._deadline = self.loop.call_later(HEAD_S, self._refuse, "408 Request Timeout", TOO_SLOW, "head_too_slow")
+        self._deadline = self.loop.call_later(HEAD_S, self._refuse, "408 Request Timeout", TOO_SLOW)
 
     def _end_head(self) -> None:
         self._is_in_head = False
@@ -61,11 +90,16 @@ class BoundedHead(HttpToolsProtocol):
             self._deadline.cancel()
             self._deadline = None
 
-    def _refuse(self, status: str, message: str, code: str) -> None:
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn's word for what it cannot read, in ours."""
+        self._refuse("400 Bad Request", UNREADABLE)
+
+    def _refuse(self, status: str, error: AttuneError) -> None:
         self._end_head()
-        body = json.dumps(envelope(AttuneError(message, code=code)))
-        head = (
-            f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close"
-        )
-        self.transport.write(f"{head}\r\n\r\n{body}".encode())
+        body = json.dumps(envelope(error))
+        own = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
+        if error.retry_after_s is not None:
+            own["retry-after"] = f"{error.retry_after_s:.0f}"
+        lines = [f"{name}: {value}" for name, value in {**ALWAYS, **UNLESS_SET, **own}.items()]
+        self.transport.write("\r\n".join([f"HTTP/1.1 {status}", *lines, "", body]).encode())
         self.transport.close()

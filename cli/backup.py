@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cli.connection import fail, screen
+from cli.settings import settings_here
 from cli.show import count, when
 
 DataFolder = Annotated[Path | None, typer.Option(help="Data folder. Default: ATTUNE_DATA_DIR, or data")]
@@ -26,11 +27,10 @@ def backup(
     """
     from core import backup as copies  # here, since a client has no need of the database
     from core.errors import AttuneError
-    from core.settings import load_settings
 
     target = target or Path(f"attune-backup-{time.strftime('%Y%m%d-%H%M%S')}")
     try:
-        manifest = copies.make(load_settings(**({"data_dir": data} if data else {})), target)
+        manifest = copies.make(settings_here(data_dir=data), target)
     except AttuneError as error:
         fail(error.message)
     _tell(f"{target}: ", manifest)
@@ -43,9 +43,8 @@ def restore(
     """Put a backup into an empty data folder. `attune up` there migrates it and goes on with what was running."""
     from core import backup as copies
     from core.errors import AttuneError
-    from core.settings import load_settings
 
-    settings = load_settings(**({"data_dir": data} if data else {}))
+    settings = settings_here(data_dir=data)
     try:
         manifest = copies.restore(settings, source)
     except AttuneError as error:

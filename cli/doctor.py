@@ -14,6 +14,7 @@ import typer
 from rich.markup import escape
 
 from cli.connection import screen
+from cli.settings import settings_here
 from cli.show import AsJson
 from cli.up import CODE
 
@@ -35,9 +36,8 @@ def doctor(
     Exit code 1 when something is wrong.
     """
     from core import checkup  # here, since a client has no need of the service's parts
-    from core.settings import load_settings
 
-    settings = load_settings(**({"data_dir": data} if data else {}))
+    settings = settings_here(data_dir=data)
     found: list[Finding] = []
     for finding in _all(checkup.examine(settings), device if gpu else None):
         found.append(finding)

@@ -13,6 +13,7 @@ from cli import aliases, jobs, keys, migrate, models, projects
 from cli.backup import backup, restore
 from cli.connection import DEFAULT_URL, Service, connected, fail
 from cli.doctor import doctor
+from cli.settings import settings_here
 from cli.train import train
 
 app = typer.Typer(
@@ -69,19 +70,11 @@ def up(
     log_level: Annotated[LogLevel | None, typer.Option(help="Default: ATTUNE_LOG_LEVEL, or info")] = None,
 ) -> None:
     """Run the whole service on this machine until Ctrl-C."""
-    # here, since a client has no need of the service's settings
-    from pydantic import ValidationError
+    from cli.up import CannotStart, Parts, run  # here, since a client has no need of the service's parts
 
-    from cli.up import CannotStart, Parts, run
-    from core.settings import load_settings
-
-    flags = {"data_dir": data, "host": host, "port": port, "serve_port": serve_port, "log_level": log_level}
+    settings = settings_here(data_dir=data, host=host, port=port, serve_port=serve_port, log_level=log_level)
     try:
-        settings = load_settings(**{name: value for name, value in flags.items() if value is not None})
         run(settings, Parts(workers, serve))
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        fail(f"a setting is wrong (ATTUNE_… in the environment): {wrong}")
     except CannotStart as error:
         fail(str(error))
 

@@ -325,7 +325,7 @@ def main() -> None:
     signal.signal(signal.SIGALRM, _out_of_time)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches us as the end of stdin
     settings = load_settings()
-    configure_logs(settings.log_level)
+    configure_logs(settings)
     preparer = Preparer(settings)
     preparer.desk.start()
     stdin = sys.stdin.fileno()

@@ -11,11 +11,15 @@ import re
 import socket
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import unquote
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from core.errors import AttuneError
+
 PREFIX = "ATTUNE_"
+_PASSWORD = re.compile(r"://[^/@\s]*?:([^/\s]+)@")
 _ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 
 
@@ -25,8 +29,14 @@ def _values_from_files() -> dict[str, str]:
     for name, path in os.environ.items():
         if name.startswith(PREFIX) and name.endswith("_FILE") and path:
             key = name.removeprefix(PREFIX).removesuffix("_FILE").lower()
-            if key in Settings.model_fields:
+            if key not in Settings.model_fields:
+                continue
+            try:
                 values[key] = Path(path).read_text().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise AttuneError(
+                    f"{name} names {path}, which cannot be read: {error}", code="unreadable_setting"
+                ) from error
     return values
 
 
@@ -60,6 +70,9 @@ class Settings(BaseSettings):
     max_upload_bytes: int = 8 * 1024 * 1024 * 1024  # of a file that comes in parts
     max_json_bytes: int = 1024 * 1024
     max_line_bytes: int = 1024 * 1024
+    max_connections: int = Field(4000, ge=4)  # of a web process; three quarters of them may be streams
+    max_streams: int = Field(1000, ge=1)  # of a project at once, in a web process: followed jobs, chats, downloads
+    max_uploads: int = Field(32, ge=1)  # of a project at once, in a web process
     result_files_base64: bool = False  # hand out result files as OpenAI does, encoded
     janitor_interval_s: float = 5.0
     operator_key_file: str = ""  # where the first operator key is left; empty: data_dir/operator-key
@@ -156,6 +169,14 @@ class Settings(BaseSettings):
     @cached_property
     def resolved_serve_address(self) -> str:
         return self.serve_address or f"http://{self.serve_host}:{self.serve_port}"
+
+    @cached_property
+    def secrets(self) -> tuple[str, ...]:
+        """What nobody may read: keys, tokens, and the passwords within addresses."""
+        addresses = (self.database_url, self.storage_url, self.broker_url, self.s3_endpoint, self.mlflow_tracking_uri)
+        passwords = [found[1] for address in addresses if (found := _PASSWORD.search(address))]
+        named = (self.s3_secret_access_key, self.hub_token, self.serve_token)
+        return tuple(filter(None, (*named, *passwords, *map(unquote, passwords))))
 
     @cached_property
     def work_dir(self) -> Path:

@@ -34,7 +34,7 @@ def look() -> None:
 
 @worker_ready.connect
 def _start(**_: Any) -> None:
-    configure_logs(settings.log_level)
+    configure_logs(settings)
     runner = Runner(settings)
     _runners.append(runner)  # before it has started: the drain of a starting worker has to reach it
     try:

@@ -18,13 +18,19 @@ _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VI
               "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
               "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")  # fmt: skip
 
+_BY_FILE = ("WANDB_API_KEY", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")  # with _FILE behind: a path
+
 _SECRET = re.compile("KEY|TOKEN|PASSWORD|SECRET")
 _USERINFO = re.compile(r"(?<=://)[^/\s]+@")
 
 
 def environment(prefix: str) -> dict[str, str]:
-    """What such a program gets to see: no secret of ours, and every variable of its own."""
-    return {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(prefix)}
+    """What such a program gets to see: no secret of ours, and every variable of its own. Raises OSError."""
+    seen = {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(prefix)}
+    for name in _BY_FILE:
+        if path := seen.pop(f"{name}_FILE", None):
+            seen[name] = Path(path).read_text().strip()
+    return seen
 
 
 def without_secrets(text: str) -> str:

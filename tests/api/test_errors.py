@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 
+import anyio
+import httpx
 import pytest
+from anyio import to_thread
 from sqlalchemy import text
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+from structlog.contextvars import get_contextvars
 
+from api.edge import Edge
+from api.metrics import Requests
 from core.models import Job
 from core.settings import Settings
 from tests.api.place import Place, Tenant, place
@@ -21,6 +30,44 @@ def test_every_answer_is_marked(tenant: Tenant) -> None:
             assert int(answer.headers["openai-processing-ms"]) >= 0
             assert answer.headers["x-content-type-options"] == "nosniff"
             assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_what_is_logged_on_the_way_holds_the_requests_id() -> None:
+    held: list[dict[str, str]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        held.append(await to_thread.run_sync(get_contextvars))  # where the database is asked
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    async def ask() -> list[str]:
+        transport = httpx.ASGITransport(Edge(app, Requests()))
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as http:
+            return [(await http.get("/")).headers["x-request-id"] for _ in range(2)]
+
+    request_ids = anyio.run(ask)
+    assert held == [{"request_id": request_id} for request_id in request_ids]
+    assert get_contextvars() == {}
+
+
+def test_every_refusal_is_counted_by_its_code(tenant: Tenant, web: Place) -> None:
+    """Wherever it is decided: before the body, in its form, or in the answer itself."""
+    codes = ("invalid_api_key", "unknown_url", "missing_required_parameter", "fine_tune_not_found", "invalid_json")
+
+    def counted() -> dict[str, float]:
+        with web.client() as http:
+            found = re.findall(r'attune_http_errors_total{code="(\w+)",status="\d+"} (\S+)', http.get("/metrics").text)
+        return {code: float(number) for code, number in found}
+
+    before = counted()
+    with web.client("no-key") as http:
+        http.get("/v1/files")
+    with tenant.http as http:
+        http.get("/v1/nothing")
+        http.post("/v1/fine_tuning/jobs", json={})
+        http.get("/v1/fine_tuning/jobs/ftjob-none")
+        http.post("/v1/fine_tuning/jobs", content=b"{", headers={"Content-Type": "application/json"})
+    after = counted()
+    assert {code: after.get(code, 0) - before.get(code, 0) for code in codes} == dict.fromkeys(codes, 1.0)
 
 
 def test_routes_and_methods(tenant: Tenant) -> None:

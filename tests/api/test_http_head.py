@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import ExitStack, asynccontextmanager
 
 import pytest
 from starlette.applications import Starlette
@@ -12,10 +15,11 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from api import http_head
-from api.http_head import MAX_HEAD_BYTES
+from api.http_head import FILES_EACH, MAX_CONNECTIONS, MAX_HEAD_BYTES, OTHER_FILES
 from tests.api.place import running
 
 READ_BYTES = 256 * 1024  # what asyncio takes at once
+MOST = 6  # connections
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +27,11 @@ def port() -> Iterator[int]:
     async def size(request: Request) -> PlainTextResponse:
         return PlainTextResponse(f"read {len(await request.body())}")
 
-    with running(Starlette(routes=[Route("/", size, methods=["GET", "POST"])])) as url:
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncGenerator[dict[str, int]]:
+        yield {MAX_CONNECTIONS: MOST}
+
+    with running(Starlette(routes=[Route("/", size, methods=["GET", "POST"])], lifespan=lifespan)) as url:
         yield int(url.rpartition(":")[2])
 
 
@@ -77,3 +85,46 @@ def test_large_bodies_and_further_requests_are_none_of_its_business(port: int) -
         answers = said(connection)
     assert answers.count(b"HTTP/1.1 200 OK") == 3
     assert answers.count(b"read %d" % len(body)) == 2
+
+
+def test_what_is_no_http_is_told_so(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(b"HELO there\r\n\r\n")
+        answer = said(connection)
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"\r\nx-content-type-options: nosniff\r\n" in answer
+    assert b'"code": "invalid_http"' in answer
+
+
+def test_one_connection_too_many_is_told_when_to_return(port: int) -> None:
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20)) for _ in range(MOST)]
+        for connection in held:  # so that all of them have been taken
+            connection.sendall(request)
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as refused:
+            answer = said(refused)
+        assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"\r\nretry-after: 2\r\n" in answer
+        held[0].close()
+        while True:  # until the server has seen it leave
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+                connection.sendall(request)
+                if connection.recv(100).startswith(b"HTTP/1.1 200 OK"):
+                    break
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "found"), [(300, 1000, (1000 - OTHER_FILES) // FILES_EACH), (300, 5000, 2000), (4500, 5000, 2000)]
+)
+def test_no_more_connections_than_files_may_be_open(soft: int, hard: int, found: int) -> None:
+    asked = f"""
+import resource
+from api.http_head import room
+resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
+print(room(2000), *resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+    answered = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    raised = max(soft, min(hard, FILES_EACH * 2000 + OTHER_FILES))
+    assert answered.stdout.splitlines()[-1] == f"{found} {raised} {hard}"

@@ -31,7 +31,7 @@ def parse(text: str) -> list[tuple[int, dict[str, Any]]]:
     """(id, data) of the messages of a stream."""
     found: list[tuple[int, dict[str, Any]]] = []
     for block in text.split("\n\n"):
-        lines = dict(line.split(": ", 1) for line in block.splitlines())
+        lines = dict(line.split(": ", 1) for line in block.strip().splitlines())
         if {"id", "data"} <= lines.keys():
             found.append((int(lines["id"]), json.loads(lines["data"])))
     return found
@@ -149,4 +149,4 @@ def test_two_hundred_listeners_cost_no_threads(web: Place) -> None:
     heard_ids = asyncio.run(run())
     assert heard_ids == [[1, 2, 3]] * LISTENERS
     assert peak - before <= 40, "no more than the pool that answers every request"
-    assert sorted(delays)[LISTENERS // 2] < 3
+    assert sorted(delays)[LISTENERS // 2] < 10  # before a heartbeat: they were woken

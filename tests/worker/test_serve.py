@@ -2,152 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
-import uvicorn
 from openai import OpenAI
 from openai.types.chat import ChatCompletion
 
-from core import catalog, devices, servers
-from core.db import Database, open_database
-from core.errors import Unavailable
-from core.migrate import upgrade
+from core import servers
 from core.models import Model
-from core.serve_token import serve_token
-from core.settings import Settings, load_settings
-from core.storage import Storage, open_storage
-from tests.core.rows import add_file, add_job, add_project
-from tests.services import free_port
-from tests.worker.trained import QUESTIONS, TrainedJob
-from worker.publish import publish_adapter
-from worker.serve.app import Server
-from worker.serve.shared import Shared
+from tests.worker.serving import ANSWER, ASK, CHECKPOINT, QUESTION, TUNED, Place, ask, eventually, make_place, schema
+from tests.worker.trained import TrainedJob
 
-TUNED = "ft:tiny:one:shirts:AbCd1234"
-CHECKPOINT = f"{TUNED}:ckpt-step-20"
-QUESTION, ANSWER = next(iter(QUESTIONS.items()))
-ASK = [{"role": "user", "content": QUESTION}]
 TOOLS = [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Database, storage and models directory with one ready base and two published adapters."""
-
-    settings: Settings
-    database: Database
-    storage: Storage
-
-    def client(self) -> OpenAI:
-        address = self.settings.resolved_serve_address
-        return OpenAI(base_url=f"{address}/v1", api_key=serve_token(self.settings), max_retries=0)
-
-    def http(self) -> httpx.Client:
-        headers = {"Authorization": f"Bearer {serve_token(self.settings)}"}
-        address = self.settings.resolved_serve_address
-        return httpx.Client(base_url=address, headers=headers, timeout=30, trust_env=False)
-
-
-def make_place(root: Path, job: TrainedJob, **settings: object) -> Place:
-    made = load_settings(data_dir=root / "data", serve_port=free_port(), engine_threads=1, device="cpu", **settings)
-    made.resolved_models_dir.mkdir(parents=True)
-    shutil.copytree(job.base, made.resolved_models_dir / "tiny")
-    database = open_database(made.resolved_database_url)
-    upgrade(database)
-    storage = open_storage(made)
-    with database.begin() as session:
-        base = catalog.add(session, "tiny", source="folder")
-        add_project(session)
-        add_file(session)
-        job_row = add_job(session)
-        job_row.resolved = job.task.resolved.model_dump(mode="json")
-    base = catalog.make_ready(database, storage, made, base)
-    for number, model_id in enumerate((TUNED, CHECKPOINT)):
-        stored = publish_adapter(
-            storage, job.folder.published, f"projects/proj_one/jobs/{number}", root / "adapter.zip"
-        )
-        row = Model(
-            id=model_id,
-            project_id="proj_one",
-            job_id=job_row.id,
-            base_model="tiny",
-            base_revision=base.revision,
-            quantization=job.task.resolved.quantization,
-            is_checkpoint=model_id == CHECKPOINT,
-            step=number,
-            storage_prefix=stored.prefix,
-            files=stored.files,
-            zip_key=stored.zip_key,
-            zip_bytes=stored.zip.bytes,
-            zip_sha256=stored.zip.sha256,
-            adapter_sha256=stored.adapter_sha256,
-            template_hash="",
-        )
-        with database.begin() as session:
-            session.add(row)
-    return Place(made, database, storage)
-
-
-@contextmanager
-def running(place: Place, **options: object) -> Iterator[Place]:
-    """A server in this process, ended as uvicorn ends it."""
-    server = Server(place.settings, give_up=lambda: None, **options)  # pyright: ignore[reportArgumentType]
-    config = uvicorn.Config(server.app, port=place.settings.serve_port, log_level="warning", access_log=False)
-    web = uvicorn.Server(config)
-    thread = threading.Thread(target=web.run)
-    thread.start()
-    try:
-        with place.http() as http:
-            eventually(lambda: web.started and http.get("/health").json()["ready"])
-        yield place
-    finally:
-        web.should_exit = True
-        thread.join()
-
-
-def eventually(holds: Callable[[], object], limit_s: float = 20.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not holds():
-        assert time.monotonic() < deadline, "it never came to hold"
-        time.sleep(0.02)
-
-
-@pytest.fixture(scope="module")
-def place(job: TrainedJob, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    # Room for one adapter: every change of model is an eviction and a load
-    with running(make_place(tmp_path_factory.mktemp("serve"), job, serve_adapters=1)) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def client(place: Place) -> OpenAI:
-    return place.client()
-
-
-def ask(client: OpenAI, model: str = TUNED, **more: object) -> ChatCompletion:
-    options = {"temperature": 0, "max_tokens": 24, **more}
-    return client.chat.completions.create(model=model, messages=ASK, **options)  # pyright: ignore
-
-
-def schema(definition: dict[str, object], strict: bool = True) -> dict[str, object]:
-    return {"type": "json_schema", "json_schema": {"name": "shape", "strict": strict, "schema": definition}}
 
 
 def test_base_model_and_checkpoint_answer(client: OpenAI) -> None:
@@ -377,66 +252,6 @@ def test_the_server_stands_in_its_table(place: Place) -> None:
     assert [(row.address, row.device) for row in found] == [(place.settings.resolved_serve_address, "cpu")]
 
 
-def test_on_a_shared_gpu_server_and_engine_take_turns(job: TrainedJob, tmp_path: Path) -> None:
-    """The GPU is pretended: the weights lie on the CPU, the lease is real."""
-    made = make_place(tmp_path, job)
-    device = devices.device_id(socket.gethostname(), "cuda:0")
-    assert device is not None
-
-    def engine_takes() -> bool:
-        with made.database.begin() as session:
-            return devices.acquire(session, device, "engine", 60.0)
-
-    def holder() -> str | None:
-        with made.database.read() as session:
-            return devices.holder_of(session, device)
-
-    with running(made, lease_device="cuda:0", least_turn_s=0.5):
-        client = made.client()
-        assert holder() is None, "an idle server without weights holds nothing"
-        assert ask(client).choices[0].message.content == ANSWER
-        assert holder() == f"server {socket.gethostname()}:{made.settings.serve_port}"
-        assert ask(client).choices[0].message.content == ANSWER
-
-        assert not engine_takes()
-        eventually(engine_takes, 5.0)
-        for _ in range(2):
-            with pytest.raises(openai.InternalServerError) as caught:
-                ask(client)
-            assert (caught.value.status_code, caught.value.code) == (503, "device_busy")
-            assert caught.value.response.headers["retry-after"] == "10"
-        with made.database.begin() as session:
-            devices.release(session, device, "engine")
-        assert ask(client).choices[0].message.content == ANSWER
-        assert holder() != "engine"
-    assert holder() is None
-    with made.database.read() as session:
-        assert not servers.alive(session)
-    made.database.close()
-
-
-def test_what_does_not_finish_in_time_is_ended_when_the_turn_ends(
-    job: TrainedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("worker.serve.turn.DRAIN_S", 0.1)
-    made = make_place(tmp_path, job)
-    device = devices.device_id(socket.gethostname(), "cuda:0")
-    assert device is not None
-    body = {"model": "tiny", "messages": ASK, "stream": True, "n": 16, "logit_bias": {"2": -100}}
-    with (
-        running(made, lease_device="cuda:0", least_turn_s=0.0),
-        made.http() as http,
-        http.stream("POST", "/v1/chat/completions", json=body) as answer,
-    ):
-        lines = answer.iter_lines()
-        next(lines)
-        with made.database.begin() as session:
-            assert not devices.acquire(session, device, "engine", 60.0)
-        last = [line for line in lines if line][-1]
-    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "device_busy"
-    made.database.close()
-
-
 def test_the_program_answers_health_at_once_and_ends_in_order(job: TrainedJob, tmp_path: Path) -> None:
     made = make_place(tmp_path, job)
     environment = {
@@ -467,56 +282,3 @@ def test_the_program_answers_health_at_once_and_ends_in_order(job: TrainedJob, t
     with made.database.read() as session:
         assert not servers.alive(session)
     made.database.close()
-
-
-def test_what_several_wait_for_is_made_once_and_what_is_used_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.serve.shared.WAIT_S", 0.2)
-    made: list[str] = []
-    dropped: list[str] = []
-
-    async def drop(key: str, value: str) -> None:
-        dropped.append(key)
-
-    async def scenario() -> None:
-        shared: Shared[str, str] = Shared("things", 2, drop)
-
-        async def make(key: str) -> str:
-            made.append(key)
-            await asyncio.sleep(0.01)
-            if key == "bad":
-                raise ValueError(key)
-            return key.upper()
-
-        async def use(key: str, seconds: float = 0.0) -> str:
-            async with shared.use(key, lambda: make(key)) as value:
-                await asyncio.sleep(seconds)
-                return value
-
-        assert await asyncio.gather(*(use("a") for _ in range(5))) == ["A"] * 5
-        assert made == ["a"]
-        await asyncio.gather(use("b"), use("a"))
-        await use("c")
-        assert dropped == ["b"] or dropped == ["a"]
-        results = await asyncio.gather(use("bad"), use("bad"), return_exceptions=True)
-        assert [type(result) for result in results] == [ValueError, ValueError]
-        assert made.count("bad") == 1
-        await shared.clear()
-        assert not shared.values()
-        # A waiter that goes away does not take the value from the other
-        first = asyncio.create_task(use("d"))
-        second = asyncio.create_task(use("d"))
-        await asyncio.sleep(0.001)
-        first.cancel()
-        assert await second == "D"
-        assert made.count("d") == 1
-        # All room in use: one waits, and gets it; one gives up
-        busy = [asyncio.create_task(use(key, 0.1)) for key in ("e", "f")]
-        await asyncio.sleep(0.02)
-        assert await use("g") == "G"
-        busy += [asyncio.create_task(use(key, 0.5)) for key in ("e", "f")]
-        await asyncio.sleep(0.15)
-        with pytest.raises(Unavailable, match="in use"):
-            await use("h")
-        await asyncio.gather(*busy)
-
-    asyncio.run(scenario())

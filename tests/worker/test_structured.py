@@ -14,9 +14,7 @@ from pydantic import BaseModel
 
 from core.errors import AttuneError
 from tests.core.chat_families import Family, families
-from tests.worker.test_serve import ASK, QUESTION, TUNED, schema
-from tests.worker.test_serve import client as client
-from tests.worker.test_serve import place as place
+from tests.worker.serving import ASK, QUESTION, TUNED, schema
 from worker.engine.constrain import Vocabulary, json_grammar
 
 ORDER = {

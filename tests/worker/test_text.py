@@ -9,9 +9,7 @@ import pytest
 from openai import OpenAI
 from openai.types import Completion
 
-from tests.worker.test_serve import QUESTION, TUNED, Place
-from tests.worker.test_serve import client as client
-from tests.worker.test_serve import place as place
+from tests.worker.serving import QUESTION, TUNED, Place
 
 
 def ask(client: OpenAI, **more: Any) -> Any:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from openai import OpenAI
 
 from core.tool_form import ToolForm
-from tests.worker.test_serve import TUNED, make_place, running
+from tests.worker.serving import TUNED, make_place, running
 from tests.worker.trained import train_job
 from worker.demo_base import CHAT_TEMPLATE
 from worker.serve.tool_calls import ToolCall, ToolCallReader

@@ -27,7 +27,7 @@ from tests.core.rows import WORKER, add_file, add_project, queued_job
 from worker import tracking
 from worker.attempt import Attempt, Place
 from worker.tracking import Tracking
-from worker.tracking_program import without_secrets
+from worker.tracking_program import environment, without_secrets
 
 STEP = Step(
     step=1, total_steps=2, train_loss=0.5, train_mean_token_accuracy=0.5, learning_rate=1e-3, grad_norm=1.0, tokens=9,
@@ -208,6 +208,18 @@ def test_an_error_holds_no_secret_of_the_operators(
     assert "onnection" in said
     assert "pass-word" not in said
     assert without_secrets("no a-token-of-the-operators at http://u:p@ss-word@h/x") == "no … at http://…@h/x"
+
+
+def test_a_services_secret_may_stand_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "key").write_text("a-key\n")
+    for name in ("WANDB_API_KEY_FILE", "MLFLOW_TRACKING_TOKEN_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "key"))
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "team")
+    wandb, mlflow = environment("WANDB_"), environment("MLFLOW_")
+    assert {name: value for name, value in wandb.items() if "key" in value} == {"WANDB_API_KEY": "a-key"}
+    assert mlflow["MLFLOW_TRACKING_TOKEN"] == "a-key"
+    assert mlflow["MLFLOW_TRACKING_USERNAME"] == "team"
+    assert not {name for name in (*wandb, *mlflow) if name.endswith(("TOKEN_FILE", "KEY_FILE"))}
 
 
 def test_without_a_server_mlflow_is_a_warning(

@@ -19,7 +19,7 @@ def main() -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the engine may need the same cores
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     settings = load_settings()
-    configure_logs(settings.log_level)
+    configure_logs(settings)
     from worker.serve.app import Server
 
     gave_up = False

@@ -33,7 +33,8 @@ from worker.device import DeviceHold
 from worker.serve import text_wire, wire
 from worker.serve.answering import ClientGone, deltas, while_connected
 from worker.serve.begin import begin_chat, begin_text, call_reader
-from worker.serve.request import ChatRequest, parse_request
+from worker.serve.chat_request import ChatRequest
+from worker.serve.generation_request import parse_request
 from worker.serve.residency import Borrowed, Residency
 from worker.serve.resolve import Source
 from worker.serve.scheduler import Scheduler

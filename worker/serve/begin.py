@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from core.errors import AttuneError
 from core.tool_form import ToolForm
-from worker.serve.request import ChatRequest, ToolChoice, stop_strings
+from worker.serve.chat_request import ChatRequest, ToolChoice
 from worker.serve.residency import Borrowed
 from worker.serve.text_request import MAX_TOKENS, TextRequest
 from worker.serve.tool_calls import ToolCallReader
@@ -54,7 +54,7 @@ def _sampling(wanted: ChatRequest | TextRequest, *, max_tokens: int | None, top_
         top_p=wanted.top_p or 1.0,
         n=wanted.n or 1,
         seed=wanted.seed,
-        stop=stop_strings(wanted.stop),
+        stop=wanted.stop_strings,
         top_logprobs=top_logprobs,
         frequency_penalty=wanted.frequency_penalty or 0.0,
         presence_penalty=wanted.presence_penalty or 0.0,
