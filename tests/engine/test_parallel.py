@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from multiprocessing import Queue, get_context
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+import torch.distributed as dist
 from pydantic import BaseModel
 from safetensors.torch import load_file
 
-from core.protocol import Failed, Message, Started, Step, Stop, Stopped, Train, Trained, WorkFolder
-from tests.engine.conftest import EXECUTION, MakeWork
-from tests.engine.test_train import assert_same_steps, losses, next_attempt, of_type, run
+from core.protocol import Failed, Started, Step, Stop, Stopped, Train, Trained, WorkFolder
+from tests.engine.conftest import MakeWork
+from tests.engine.test_train import losses, next_attempt, of_type, run
+from worker.engine.out_of_memory import AnyOutOfMemory
 from worker.engine.parallel import World
 from worker.engine.resident import Resident
 from worker.engine_process import EngineProcess
@@ -80,25 +83,28 @@ def test_two_processes_are_one(pair: EngineProcess, make_work: MakeWork) -> None
         time.sleep(0.05)
 
 
-@pytest.mark.skipif(not psutil.LINUX, reason="another process's limits are set on Linux alone")
-def test_where_one_process_has_no_memory_both_go_down_the_ladder(pair: EngineProcess, make_work: MakeWork) -> None:
-    processes = psutil.Process(pair.pid).children(recursive=True)
-    (second,) = [process for process in processes if process.environ().get("RANK") == "1"]
-    choices = {"examples": 200, "validation": 0, "batch_size": 200, "dropout": 0.0, "epochs": 6}
-    expected = job(pair, make_work("lower", execution=EXECUTION, **choices))
-    allowed = second.memory_info().vms + 100 * 1024**2
-    large = make_work(execution=EXECUTION.model_copy(update={"micro_tokens": 16384}), **choices)
-    pair.send(Train(folder=str(large.root)))
-    reports: list[BaseModel] = []
-    while not reports or not isinstance(reports[-1], Trained | Failed):
-        report = pair.read(60)
-        assert report is not None
-        reports.append(report)
-        if isinstance(report, Step) and report.step == 2:
-            second.rlimit(psutil.RLIMIT_AS, (allowed, allowed))
-    assert isinstance(reports[-1], Trained), reports[-1]
-    assert any(told.message.startswith("Memory ran out after step") for told in of_type(Message, reports))
-    assert_same_steps(reports, expected)
+def _without_memory(rank: int, store: str, told: Queue[tuple[int, int, str]]) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    world = World(rank, 2)
+
+    def run() -> int:
+        if rank:
+            raise torch.OutOfMemoryError("no memory here")
+        return 7
+
+    fine = world.all_or_none(lambda: rank)
+    try:
+        world.all_or_none(run)
+    except AnyOutOfMemory as error:
+        told.put((rank, fine, str(error)))
+    dist.destroy_process_group()
+
+
+def test_where_one_process_has_no_memory_all_say_so(tmp_path: Path) -> None:
+    told: Queue[tuple[int, int, str]] = get_context("spawn").Queue()
+    torch.multiprocessing.spawn(_without_memory, (str(tmp_path / "store"), told), nprocs=2)
+    said = sorted(told.get(timeout=60) for _ in range(2))
+    assert said == [(0, 0, "another process of this job has not enough memory"), (1, 1, "no memory here")]
 
 
 def test_every_unit_is_trained_by_exactly_one_process() -> None:
