@@ -125,9 +125,10 @@ def _write_part(parts: Parts, upload: Upload, part_id: str, stored: Stored) -> P
 @router.post("/{upload_id}/complete")
 def complete_upload(upload_id: str, body: UploadComplete, caller: Caller, parts: Within) -> UploadObject:
     """Completing again, as a client does that has lost the answer, gives the same file."""
-    if (done := _completed(parts, caller.project_id, upload_id)) is not None:
-        return done
     with parts.database.begin() as session:
+        # under the same lock as the beginning, or another completion may end between the two
+        if (done := uploads.completed(session, caller.project_id, upload_id, lock=True)) is not None:
+            return show_upload(*done)
         upload, pieces = uploads.begin_completion(session, caller.project_id, upload_id, body.part_ids)
     try:
         received = compose(parts.storage, upload, pieces, md5=body.md5, max_line_bytes=parts.settings.max_line_bytes)
@@ -137,18 +138,11 @@ def complete_upload(upload_id: str, body: UploadComplete, caller: Caller, parts:
     return written or _ended(parts, caller.project_id, upload_id)
 
 
-def _completed(parts: Parts, project_id: str, upload_id: str) -> UploadObject | None:
-    with parts.database.read() as session:
-        upload = uploads.get(session, project_id, upload_id)
-        if upload.status != UploadStatus.COMPLETED:
-            return None
-        return show_upload(upload, uploads.file_of(session, upload))
-
-
 def _ended(parts: Parts, project_id: str, upload_id: str) -> UploadObject:
     """Another completion was first, or the 400 that names what else ended the upload."""
-    if (done := _completed(parts, project_id, upload_id)) is not None:
-        return done
+    with parts.database.read() as session:
+        if (done := uploads.completed(session, project_id, upload_id)) is not None:
+            return show_upload(*done)
     _pending(parts, project_id, upload_id)
     raise Unavailable("A part of the upload cannot be read.", code="storage_unavailable")
 

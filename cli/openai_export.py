@@ -123,7 +123,9 @@ class Export:
     def jobs(self) -> list[ExportedJob]:
         """Oldest first, so that a job comes after the one it continues from."""
         found = [_job_of(json.loads(path.read_text())) for path in self._jobs.glob("*.json")]
-        return sorted(found, key=lambda one: (one.job.created_at, one.job.id))
+        # created_at has whole seconds, and small jobs follow each other within one
+        base_of = {one.job.fine_tuned_model: one.job.model for one in found if one.job.fine_tuned_model}
+        return sorted(found, key=lambda one: (one.job.created_at, _generation(one.job.model, base_of), one.job.id))
 
     def files(self) -> Iterator[ExportedFile]:
         for path in sorted(self._files.glob("*.json")):
@@ -133,6 +135,15 @@ class Export:
         """Where a file's content lies. One that OpenAI no longer has may be put there by hand."""
         path = self._files / f"{file_id}.jsonl"
         return path if path.exists() else None
+
+
+def _generation(model: str, base_of: dict[str, str]) -> int:
+    """How many jobs lie between `model` and an untrained base. `base_of`: what each job's model was trained from."""
+    generation = 0
+    while model in base_of and generation < len(base_of):
+        model = base_of[model]
+        generation += 1
+    return generation
 
 
 def sha256_of(path: Path) -> str:

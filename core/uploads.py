@@ -149,10 +149,15 @@ def complete(session: Session, upload: Upload, received: Received) -> tuple[Uplo
     return None if done is None else (done, files.create(session, upload.project_id, received))
 
 
-def file_of(session: Session, upload: Upload) -> File | None:
-    """What the upload was completed to, unless that was deleted since."""
+def completed(
+    session: Session, project_id: str, upload_id: str, *, lock: bool = False
+) -> tuple[Upload, File | None] | None:
+    """(the upload, its file unless that was deleted since); None of one that is not completed. Raises NotFound."""
+    upload = get(session, project_id, upload_id, lock=lock)
+    if upload.status != UploadStatus.COMPLETED:
+        return None
     row = session.get(File, upload.file_id) if upload.file_id is not None else None
-    return row if row is not None and row.deleted_at is None else None
+    return upload, row if row is not None and row.deleted_at is None else None
 
 
 def cancel(session: Session, project_id: str, upload_id: str) -> Upload:

@@ -213,6 +213,15 @@ def test_killed_in_the_middle_it_goes_on_and_doubles_nothing(their_place: Place,
     assert sorted(file.filename for file in new.files()) == sorted(f"{number}.jsonl" for number in range(count))
 
 
+def test_jobs_of_one_second_come_after_those_they_continue_from(tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    models = {"ftjob-c": (THEIR_BASE, "ft:1"), "ftjob-b": ("ft:1", "ft:2"), "ftjob-a": ("ft:2", "ft:3")}
+    for job, (base, model) in models.items():
+        record = {"id": job, "created_at": 7, "model": base, "fine_tuned_model": model}
+        (tmp_path / f"jobs/{job}.json").write_text(json.dumps({"job": record, "checkpoints": []}))
+    assert [one.job.id for one in openai_export.Export(tmp_path).jobs()] == list(models)
+
+
 def test_an_export_is_brought_in_later_and_holds_no_key(old: Old, new: New, tmp_path: Path) -> None:
     folder = tmp_path / "there" / "export"
     key_file = tmp_path / "key"
