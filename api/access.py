@@ -166,17 +166,19 @@ def _line(name: str, scopes: Scopes) -> _Line:
 
 
 _LINES = [_line(name, scopes) for name, scopes in DEMANDS.items()]
-_LISTED = {line.route.pattern for line in _LINES if "{" not in line.route.pattern}
+# A path that is listed as it stands, such as …/conversions/preview, is no id of the pattern beside it
+_LISTED = {
+    pattern: [line for line in _LINES if line.route.pattern == pattern]
+    for pattern in {line.route.pattern for line in _LINES if "{" not in line.route.pattern}
+}
 
 
 def routes_of(method: str, path: str) -> list[Route]:
     """The lines that a request matches, longest pattern first. Raises the 404 or 405 of one that matches none."""
-    # A path that is listed as it stands, such as …/conversions/preview, is no id of the pattern beside it
     allowed: list[str] = []
     found: list[Route] = []
-    is_listed = path in _LISTED
-    for line in _LINES:
-        if (match := line.regex.match(path)) is None or (is_listed and line.route.pattern != path):
+    for line in _LISTED.get(path, _LINES):
+        if (match := line.regex.match(path)) is None:
             continue
         if line.route.method == method:
             ids = list(match.groupdict().values())

@@ -12,6 +12,9 @@ from anyio import to_thread
 
 from core.errors import Unavailable
 
+# That answer requests: fewer than the database's pool has connections, where nobody would stand in line and whoever
+# comes late can be first; what runs beside the requests has the others
+THREADS = 12
 LINE = 48  # requests that may wait for a thread: at some hundreds a second, a fifth of a second
 RETRY_S = (1.0, 4.0)  # spread, or those that were refused together come back together
 

@@ -39,6 +39,7 @@ from api import (
     uploads,
     webhooks,
 )
+from api.admission import THREADS
 from api.auth import Gate
 from api.background import create_background
 from api.body import Pace
@@ -79,6 +80,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, int]]:
         configure_logs(settings)
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
         parts = await to_thread.run_sync(_open, settings, requests, with_background)
         app.state.parts = parts
         if parts.background is not None:

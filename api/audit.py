@@ -1,6 +1,7 @@
 """The audit log: its route, and the layer that writes it.
 
-A call's row is written before its answer goes out, so that no client knows of a change that the log does not.
+A call's row is written before its answer goes out, so that no client knows of a change that the log does not: by
+the layer, or by the route itself in the transaction that makes the change (`Log`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal, cast
 
 import structlog
 from anyio import to_thread
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,7 +20,7 @@ from api.parts import Caller, Parts, Within
 from api.wire import Page, Shown, ends
 from core import audit
 from core.audit import Call
-from core.db import Database
+from core.db import Database, Session
 from core.errors import AttuneError
 from core.models import AuditEntry
 from core.projects import Principal
@@ -28,6 +29,7 @@ log = structlog.get_logger()
 router = APIRouter(prefix="/v1/attune/audit_log", tags=["attune"])
 _READ_FOR_ID = 1024 * 1024  # bytes of an answer
 _ID_LENGTH = 256
+_DONE = 200
 _TOO_MANY = 429  # changed nothing, and must cost nothing
 
 
@@ -85,13 +87,24 @@ def list_audit_log(
 class Audited:
     """`app`, with a row in the log for the one request of `scope`."""
 
-    def __init__(self, app: ASGIApp, parts: Parts, principal: Principal, route: Route) -> None:
+    def __init__(self, app: ASGIApp, parts: Parts, principal: Principal, route: Route, scope: Scope) -> None:
         self._app = app
         self._parts = parts
         self._principal = principal
         self._route = route
+        self._state = cast(dict[str, Any], scope["state"])
+        self._state["audited"] = self
         self._held: Message | None = None  # the answer's head, until its body has told the id
+        self._is_noted = False
         self._is_written = False
+
+    def note(self, session: Session, object_id: str) -> None:
+        """Write the row with what the call does to `object_id`: one commit for both, and none without the other.
+
+        It says that the call was answered with 200. Whatever else is answered has a row of its own, as always.
+        """
+        audit.record(session, self._call(_DONE, object_id))
+        self._is_noted = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_after_row(message: Message) -> None:
@@ -100,39 +113,50 @@ class Audited:
                 return
             if self._held is not None:
                 held, self._held = self._held, None
-                await self._write(scope, cast(int, held["status"]), _made(held, message))
+                status = cast(int, held["status"])
+                if not (self._is_noted and status == _DONE):
+                    await self._write(status, _made(held, message))
                 await send(held)
             await send(message)
 
         try:
             await self._app(scope, receive, send_after_row)
         except ClientDisconnect:
-            await self._write(scope, 499, None)
+            await self._write(499, None)
             raise
         except Exception:
-            await self._write(scope, 500, None)
+            await self._write(500, None)
             raise
 
-    async def _write(self, scope: Scope, status: int, made: str | None) -> None:
-        if self._is_written or status == _TOO_MANY:
-            return
-        self._is_written = True
-        state = cast(dict[str, Any], scope["state"])
+    def _call(self, status: int, made: str | None) -> Call:
         object_id = self._route.object_id or made
-        call = Call(
+        return Call(
             principal=self._principal,
-            project_id=state.get("concerned_project", self._principal.project_id),
+            project_id=self._state.get("concerned_project", self._principal.project_id),
             method=self._route.method,
             route=self._route.pattern,
             object_id=object_id[:_ID_LENGTH] if object_id else None,
             status=status,
-            request_id=state["request_id"],
+            request_id=self._state["request_id"],
         )
+
+    async def _write(self, status: int, made: str | None) -> None:
+        if self._is_written or status == _TOO_MANY:
+            return
+        self._is_written = True
+        call = self._call(status, made)
         try:
             await to_thread.run_sync(_record, self._parts.database, call)
         except AttuneError as error:
             # what was done is done, and a 503 would have it done twice: the process's own log keeps the call
             log.error("audit_row_lost", error=error.message, call=call)
+
+
+async def _audited(request: Request) -> Audited:
+    return cast(Audited, request.scope["state"]["audited"])
+
+
+Log = Annotated[Audited, Depends(_audited)]
 
 
 def _record(database: Database, call: Call) -> None:

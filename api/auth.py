@@ -82,7 +82,7 @@ class Gate:
         except AttuneError as error:
             answer = error_response(error)
         if audited is not None:  # refusals, too
-            answer = Audited(answer, parts, *audited)
+            answer = Audited(answer, parts, *audited, scope)
         with tenancy.within(_held_within(scope)):
             await answer(scope, body.receive, send)
 

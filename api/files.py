@@ -114,7 +114,7 @@ def _check_quota(parts: Parts, project_id: str, announced_bytes: int) -> None:
 def _write_row(parts: Parts, project_id: str, upload: Received, again: Asked) -> FileObject:
     crash_points.here("upload.stored")
     try:
-        with parts.database.begin() as session:
+        with parts.database.begin(alone_at=again.chain) as session:
             row = _made_before(session, project_id, again)
             if row is None:
                 row = files.create(session, project_id, upload)

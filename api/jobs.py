@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.datastructures import QueryParams
 
 from api import plans
+from api.audit import Log
 from api.ended import listed
 from api.job_object import (
     CheckpointList,
@@ -37,7 +38,7 @@ _METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 
 @router.post("", response_model=JobObject | PlanObject, responses={202: {"model": PlanObject}})
 def create_job(
-    body: CreateJob, caller: Caller, parts: Within, asked: AsAsked, response: Response
+    body: CreateJob, caller: Caller, parts: Within, asked: AsAsked, log: Log, response: Response
 ) -> Response | PlanObject:
     """A job; with `attune.dry_run` its plan, and no job."""
     wanted = body.wanted(parts.settings.mlflow_allow)
@@ -45,13 +46,14 @@ def create_job(
         with parts.database.begin() as session:
             found = dry_run.of_files(session, caller.project_id, wanted)
         return plans.answer(found, parts, response)
-    with parts.database.begin() as session:
+    with parts.database.begin(alone_at=asked.chain) as session:
         earlier = replay.earlier(session, caller.project_id, asked)
         if earlier is not None:
             job = jobs.get(session, caller.project_id, earlier)
         else:
             job = intake.accept(session, caller.project_id, wanted)
             replay.note(session, caller.project_id, job.id, asked)
+            log.note(session, job.id)
             crash_points.here("create.written")
     crash_points.here("create.committed")
     parts.poke()

@@ -5,6 +5,7 @@ The child dies with this process, since its stdin ends; one that dies by itself 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -44,14 +45,14 @@ class Preparation:
             process.wait()
 
     def poke(self) -> None:
-        """Never raises: a child that is down looks by itself when it is back."""
+        """Never raises: a child that is down looks by itself when it is back. Never waits: one that has not read its
+        pipe to the end is busy, and looks again before it rests."""
         with self._lock:
             process = self._process
             if process is None or process.stdin is None:
                 return
             try:
-                process.stdin.write(b"\n")
-                process.stdin.flush()
+                process.stdin.write(b"\n")  # of a full pipe it writes nothing
             except (OSError, ValueError):
                 log.info("preparation_not_poked")
 
@@ -61,7 +62,9 @@ class Preparation:
 
     def _spawn(self) -> None:
         with self._lock:
-            self._process = subprocess.Popen([sys.executable, "-m", "core.prepare"], stdin=subprocess.PIPE)
+            self._process = subprocess.Popen([sys.executable, "-m", "core.prepare"], stdin=subprocess.PIPE, bufsize=0)
+            assert self._process.stdin is not None
+            os.set_blocking(self._process.stdin.fileno(), False)
 
     def _watch(self) -> None:
         while not self._stopping.is_set():

@@ -14,14 +14,17 @@ from starlette.types import Message, Send
 from core.projects import Principal
 
 HELD_S = 0.5
+RENEWED_S = 0.25  # from then on the next to ask looks it up; the others need not, as all would when it is forgotten
 MOST = 10_000  # keys; then all are forgotten
+_Question = tuple[bytes, str | None, str | None]  # hash of the key, project, organization
 
 
 class Recent:
     """One instance a process, used from its event loop."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[bytes, str | None, str | None], tuple[float, Principal]] = {}
+        self._known: dict[_Question, tuple[float, Principal]] = {}
+        self._renewing: set[_Question] = set()
         self._changes = 0
 
     async def find(
@@ -33,15 +36,20 @@ class Recent:
     ) -> Principal:
         """Whose key it is, with the headers that came with it. Raises what `look_up` raises."""
         asked = (hashlib.sha256(key.encode()).digest(), project, organization)
-        found = self._known.get(asked)
-        if found is not None and time.monotonic() < found[0]:
-            return found[1]
-        changes = self._changes
-        principal = await look_up()
+        if (found := self._known.get(asked)) is not None:
+            age_s = time.monotonic() - found[0]
+            if age_s < RENEWED_S or (age_s < HELD_S and asked in self._renewing):
+                return found[1]
+        changes, asked_at = self._changes, time.monotonic()
+        self._renewing.add(asked)
+        try:
+            principal = await look_up()
+        finally:
+            self._renewing.discard(asked)
         if changes == self._changes:  # else it may have been revoked while it was looked up
             if len(self._known) >= MOST:
                 self._known.clear()
-            self._known[asked] = (time.monotonic() + HELD_S, principal)
+            self._known[asked] = (asked_at, principal)
         return principal
 
     def forgetting(self, send: Send) -> Send:

@@ -22,8 +22,10 @@ MAX_ALIASES = 1000  # of a project
 def resolve(session: Session, project_id: str, name: str) -> str:
     """The id of the model that `name` means: an alias' target, or `name` itself, whether there is such a model or
     not. Raises NotFound for an alias of what is gone."""
+    if _is_usable(session, project_id, name):
+        return name
     alias = session.get(ModelAlias, (project_id, name))
-    if alias is None or _is_usable(session, project_id, name):
+    if alias is None:
         return name
     if not _is_usable(session, project_id, alias.target):
         raise NotFound(
@@ -36,7 +38,7 @@ def resolve(session: Session, project_id: str, name: str) -> str:
 
 
 def _is_usable(session: Session, project_id: str, model_id: str) -> bool:
-    return catalog.has(session, model_id) or published.find(session, project_id, model_id) is not None
+    return published.find(session, project_id, model_id) is not None or catalog.look(session, model_id) is not None
 
 
 def create(session: Session, project_id: str, name: str, target: str) -> ModelAlias:
@@ -62,7 +64,7 @@ def create(session: Session, project_id: str, name: str, target: str) -> ModelAl
 
 
 def _check_target(session: Session, project_id: str, target: str) -> None:
-    if catalog.has(session, target) or published.find(session, project_id, target, lock=True) is not None:
+    if catalog.look(session, target) is not None or published.find(session, project_id, target, lock=True) is not None:
         return
     other = session.get(ModelAlias, (project_id, target))
     if other is None:

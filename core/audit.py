@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import Table, insert, select, tuple_
 from sqlalchemy.orm import Session
 
 from core import ids
 from core.errors import AttuneError
 from core.models import AuditEntry
 from core.projects import Principal
+
+_ENTRIES = cast(Table, AuditEntry.__table__)
 
 
 @dataclass(frozen=True)
@@ -29,20 +32,19 @@ class Call:
 
 def record(session: Session, call: Call) -> None:
     """Add the row of a call."""
-    session.add(
-        AuditEntry(
-            id=ids.audit_id(),
-            project_id=call.project_id,
-            key_id=call.principal.key_id,
-            key_name=call.principal.key_name,
-            is_operator=call.principal.is_operator,
-            method=call.method,
-            route=call.route,
-            object_id=call.object_id,
-            status=call.status,
-            request_id=call.request_id,
-        )
-    )
+    row = {
+        "id": ids.audit_id(),
+        "project_id": call.project_id,
+        "key_id": call.principal.key_id,
+        "key_name": call.principal.key_name,
+        "is_operator": call.principal.is_operator,
+        "method": call.method,
+        "route": call.route,
+        "object_id": call.object_id,
+        "status": call.status,
+        "request_id": call.request_id,
+    }
+    session.execute(insert(_ENTRIES), row)
 
 
 def page(

@@ -146,18 +146,18 @@ def add(
     return row
 
 
+def look(session: Session, id: str) -> BaseModelRow | None:
+    """The entry of that id, if there is one that was not removed."""
+    row = session.get(BaseModelRow, id)
+    return row if row is not None and row.removed_at is None else None
+
+
 def find(session: Session, id: str) -> BaseModelRow:
     """The entry of that id. Raises NotFound, with OpenAI's words."""
-    row = session.get(BaseModelRow, id)
-    if row is None or row.removed_at is not None:
+    row = look(session, id)
+    if row is None:
         raise NotFound(f"The model '{id[:200]}' does not exist", code="model_not_found", param="model")
     return row
-
-
-def has(session: Session, id: str) -> bool:
-    """Is there an entry of this id that was not removed?"""
-    there = select(BaseModelRow.id).where(BaseModelRow.id == id, BaseModelRow.removed_at.is_(None))
-    return session.scalar(there) is not None
 
 
 def list_usable(session: Session) -> list[BaseModelRow]:

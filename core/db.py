@@ -10,11 +10,13 @@ import hashlib
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from sqlite3 import Connection as SqliteConnection
 
+from psycopg import sql
 from psycopg.errors import ReadOnlySqlTransaction
-from sqlalchemy import Double, create_engine, event, text
+from sqlalchemy import Connection, Double, create_engine, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -30,6 +32,7 @@ from core.errors import Unavailable
 POOL_SIZE = 16  # of a process; more at once only wait for each other
 RESTED_S = 1.0
 _RESTS_SINCE = "rests_since"
+_ALONE_AT = "alone_at"
 
 
 class db_now(FunctionElement[float]):
@@ -68,10 +71,12 @@ class Database:
                 pool_use_lifo=True,
                 pool_timeout=5.0,
                 connect_args={
+                    "autocommit": True,  # we say BEGIN ourselves, here too: `_begin_on_postgres`
                     "connect_timeout": 5,
                     "options": f"-c idle_in_transaction_session_timeout=60000 -c {tenancy.SETTING}={tenancy.EVERY}",
                 },
             )
+            event.listen(self.engine, "begin", _begin_on_postgres)
             event.listen(self.engine, "connect", _note_rest)
             event.listen(self.engine, "checkin", _note_rest)
             event.listen(self.engine, "checkout", self._ask_rested)
@@ -86,26 +91,30 @@ class Database:
             raise InvalidatePoolError("the connection was lost while it rested") from error
 
     @contextmanager
-    def begin(self) -> Generator[Session]:
+    def begin(self, *, alone_at: str | None = None) -> Generator[Session]:
         """One transaction: committed at the end of the block, rolled back when it raises.
 
-        Raises `Unavailable` when the database cannot be reached.
+        `alone_at`: it waits until no other transaction is at that, which `is_alone` tells. Raises `Unavailable` when
+        the database cannot be reached.
         """
         # IMMEDIATE: a deferred BEGIN fails at once when a reader turns writer
-        yield from self._session("BEGIN IMMEDIATE")
+        yield from self._session("BEGIN IMMEDIATE", alone_at)
 
     @contextmanager
     def read(self) -> Generator[Session]:
         """One consistent look; what is written in it is an error of ours."""
-        yield from self._session("BEGIN DEFERRED")
+        yield from self._session("BEGIN DEFERRED", None)
 
-    def _session(self, sqlite_begin: str) -> Generator[Session]:
+    def _session(self, sqlite_begin: str, alone_at: str | None) -> Generator[Session]:
         try:
             with self.engine.connect() as connection:
-                if self.is_sqlite:
+                if self.is_sqlite:  # which has one writer anyway
                     connection.exec_driver_sql(sqlite_begin)
-                tenancy.hold(connection)
-                with Session(connection, expire_on_commit=False) as session:
+                else:
+                    if alone_at is not None:
+                        connection.execution_options(**{_ALONE_AT: alone_at})
+                    connection.begin()
+                with Session(connection, expire_on_commit=False, info={_ALONE_AT: alone_at}) as session:
                     try:
                         yield session
                         session.flush()
@@ -132,11 +141,31 @@ class Database:
         self.engine.dispose()
 
 
-def one_at_a_time(session: Session, what: str) -> None:
-    """Wait until no other transaction is at `what`; it ends with the transaction. SQLite has one writer anyway."""
-    if session.get_bind().dialect.name == "postgresql":
-        number = int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "big", signed=True)
-        session.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
+def is_alone(session: Session, what: str) -> bool:
+    """Did this transaction begin alone at `what`?"""
+    return session.info[_ALONE_AT] == what
+
+
+def _begin_on_postgres(connection: Connection) -> None:
+    """Say BEGIN and everything that a transaction starts with in one trip to the server.
+
+    Run for every transaction of the engine, whoever begins it, so that none is without its project.
+    """
+    started: list[str] = []
+    if (project := tenancy.current()) != tenancy.EVERY:
+        started.append(_within(project))
+    if (alone_at := connection.get_execution_options().get(_ALONE_AT)) is not None:
+        number = int.from_bytes(hashlib.sha256(alone_at.encode()).digest()[:8], "big", signed=True)
+        started.append(f"pg_advisory_xact_lock({number})")
+    # simple texts without parameters: only these may be several statements
+    connection.exec_driver_sql(f"BEGIN; SELECT {', '.join(started)}" if started else "BEGIN")
+
+
+@lru_cache(maxsize=1024)  # quoting takes a tenth of a millisecond
+def _within(project: str) -> str:
+    # the last argument: until the transaction ends, so that no pooled connection carries it on
+    quoted = sql.SQL("set_config({}, {}, true)").format(tenancy.SETTING, project).as_string()
+    return quoted.replace("%", "%%")  # a parameter's mark
 
 
 def _note_rest(_: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:

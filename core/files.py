@@ -86,9 +86,11 @@ def _details(summary: Summary) -> str:
     return f"{where}: {first.message}{more}"
 
 
+STILL_THERE = (File.deleted_at.is_(None), or_(File.expires_at.is_(None), File.expires_at > db_now()))
+
+
 def _visible(project_id: str) -> list[ColumnElement[bool]]:
-    in_time = or_(File.expires_at.is_(None), File.expires_at > db_now())
-    return [File.project_id == project_id, File.deleted_at.is_(None), in_time]
+    return [File.project_id == project_id, *STILL_THERE]
 
 
 def get(session: Session, project_id: str, file_id: str, *, param: str = "id", lock: bool = False) -> File:
@@ -103,20 +105,25 @@ def get(session: Session, project_id: str, file_id: str, *, param: str = "id", l
 def for_job(session: Session, project_id: str, file_id: str, param: str, method: Method) -> File:
     """A file that a job may train on. Raises the 400 or 404 that says why not, in the name of `param`."""
     row = get(session, project_id, file_id, param=param, lock=True)
+    must_train(row, param, method)
+    return row
+
+
+def must_train(row: File, param: str, method: Method) -> None:
+    """Raises the 400 that says why a job cannot train on the file, in the name of `param`."""
     if row.purpose != FINE_TUNE:
         raise AttuneError(
-            f"File {file_id} has the purpose '{row.purpose}'; a job takes files of the purpose '{FINE_TUNE}'.",
+            f"File {row.id} has the purpose '{row.purpose}'; a job takes files of the purpose '{FINE_TUNE}'.",
             code="invalid_file_purpose",
             param=param,
         )
     if row.status != "processed":
         raise AttuneError(
-            f"File {file_id} has errors ({row.status_details}). Correct them, and upload the file again.",
+            f"File {row.id} has errors ({row.status_details}). Correct them, and upload the file again.",
             code="invalid_file",
             param=param,
         )
     _must_suit(row, method, param)
-    return row
 
 
 def _must_suit(row: File, method: Method, param: str) -> None:

@@ -9,6 +9,7 @@ import string
 import unicodedata
 import zlib
 
+FINE_TUNED = "ft:"  # every published model's id begins so
 _ALPHABET = string.ascii_letters + string.digits
 
 
@@ -85,7 +86,7 @@ def slug(text: str, limit: int = 40) -> str:
 
 def model_id(base: str, organization: str, suffix: str | None, unique: str) -> str:
     """`ft:{base}:{organization}:{suffix}:{unique}`, without a slash (clients disagree on encoding it)."""
-    return f"ft:{slug(base.rsplit('/', 1)[-1])}:{slug(organization)}:{slug(suffix or '')}:{unique}"
+    return f"{FINE_TUNED}{slug(base.rsplit('/', 1)[-1])}:{slug(organization)}:{slug(suffix or '')}:{unique}"
 
 
 def new_key() -> tuple[str, str]:

@@ -11,15 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
-from core import aliases, catalog, files, jobs, projects, published, quotas, tenancy
+from core import aliases, catalog, files, ids, jobs, projects, published, quotas, tenancy
 from core.choices import check_choices
 from core.errors import AttuneError
 from core.jobs import Placement
 from core.learning_rate import base_learning_rate
 from core.model_shape import shape_of
-from core.models import BaseModelRow, File, Job, Model
+from core.models import BaseModelRow, File, Job, Model, Project
 from core.spec import MAX_LEARNING_RATE, MAX_SEED, Hyperparameters, JobSpec, LoraSettings, Method, Resolved, Training
 
 
@@ -51,13 +52,31 @@ class Checked:
     hyperparameters: Hyperparameters
 
 
+# What most jobs are made of, in one look: a file and a base in a project without limits, both locked as below. Where
+# one of them is missing nothing is found, and the looks for each say what.
+_USUAL = (
+    select(File, BaseModelRow)
+    .select_from(Project)
+    .join(File, File.project_id == Project.id)
+    .join(BaseModelRow, BaseModelRow.id == bindparam("model"))
+    .where(Project.id == bindparam("project_id"), Project.erased_at.is_(None), *projects.UNLIMITED)
+    .where(File.id == bindparam("training_file"), *files.STILL_THERE)
+    .where(BaseModelRow.removed_at.is_(None), BaseModelRow.id.not_like(f"{ids.FINE_TUNED}%"))
+    .with_for_update(read=True, of=(Project, File))
+)
+
+
 def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
     """A new job of the project. Raises AttuneError naming the field that stands in the way, or QuotaReached."""
-    project = projects.lock_for_one_more(session, project_id)
-    checked = check(session, project_id, wanted)
+    asked = {"project_id": project_id, "training_file": wanted.training_file, "model": wanted.model}
+    if (usual := session.execute(_USUAL, asked).one_or_none()) is not None:
+        checked = check(session, project_id, wanted, training=usual[0], base=usual[1])
+    else:
+        project = projects.lock_for_one_more(session, project_id)
+        checked = check(session, project_id, wanted)
+        quotas.check_jobs(session, project)
+        quotas.check_bytes(session, project)
     base, start = checked.base, checked.start
-    quotas.check_jobs(session, project)
-    quotas.check_bytes(session, project)
     warnings = list(wanted.warnings)
     if wanted.validation_file == wanted.training_file:
         warnings.append("The validation file is the training file, so validation will not show overfitting")
@@ -70,7 +89,7 @@ def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
         hyperparameters=checked.hyperparameters,
         seed=secrets.randbelow(MAX_SEED + 1) if wanted.seed is None else wanted.seed,
     )
-    job = jobs.create(
+    return jobs.create(
         session,
         project_id=project_id,
         spec=spec,
@@ -81,15 +100,25 @@ def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
         placement=wanted.placement,
         warnings=warnings,
     )
-    session.flush()
-    session.refresh(job)  # with what the database filled in
-    return job
 
 
-def check(session: Session, project_id: str, wanted: Wanted) -> Checked:
-    """Raises AttuneError naming the field that stands in the way. Quotas are for who makes a job."""
-    base, start, hyperparameters = check_model(session, project_id, wanted)
-    training = files.for_job(session, project_id, wanted.training_file, "training_file", wanted.method)
+def check(
+    session: Session,
+    project_id: str,
+    wanted: Wanted,
+    *,
+    training: File | None = None,
+    base: BaseModelRow | None = None,
+) -> Checked:
+    """Raises AttuneError naming the field that stands in the way. Quotas are for who makes a job.
+
+    `training`, `base`: what `wanted` names, where it has been found already.
+    """
+    base, start, hyperparameters = check_model(session, project_id, wanted, base)
+    if training is None:
+        training = files.for_job(session, project_id, wanted.training_file, "training_file", wanted.method)
+    else:
+        files.must_train(training, "training_file", wanted.method)
     validation = None
     if wanted.validation_file is not None:
         validation = files.for_job(session, project_id, wanted.validation_file, "validation_file", wanted.method)
@@ -97,12 +126,14 @@ def check(session: Session, project_id: str, wanted: Wanted) -> Checked:
 
 
 def check_model(
-    session: Session, project_id: str, wanted: Wanted
+    session: Session, project_id: str, wanted: Wanted, base: BaseModelRow | None = None
 ) -> tuple[BaseModelRow, Model | None, Hyperparameters]:
     """(the base, the model that training continues from, the choices that follow)"""
-    model = aliases.resolve(session, project_id, wanted.model)
-    start = published.find(session, project_id, model, lock=True)
-    base = catalog.find(session, start.base_model if start else model)
+    start = None
+    if base is None:
+        model = aliases.resolve(session, project_id, wanted.model)
+        start = published.find(session, project_id, model, lock=True)
+        base = catalog.find(session, start.base_model if start else model)
     if base.status == "error":
         raise AttuneError(
             f"The base model '{base.id}' cannot be used: {base.error}", code="base_model_unusable", param="model"

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from sqlalchemy import ColumnElement, select, tuple_, update
+from sqlalchemy import ColumnElement, Table, bindparam, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from core import ids, outbox
@@ -20,6 +20,8 @@ from core.models import TRANSITIONS, File, Job, JobEvent, JobStatus
 from core.spec import JobSpec
 
 Level = Literal["info", "warn", "error"]
+# Inserted as rows: a session's bookkeeping for an object costs more than the insert, and these are made often
+_JOBS, _EVENTS = cast(Table, Job.__table__), cast(Table, JobEvent.__table__)
 
 
 @dataclass(frozen=True)
@@ -53,54 +55,56 @@ def create(
     placement: Placement,
     warnings: Sequence[str] = (),
 ) -> Job:
-    """A new job in `validating_files`, with its first events."""
-    job = Job(
-        id=ids.job_id(),
-        project_id=project_id,
-        status=JobStatus.VALIDATING_FILES,
-        base_model=spec.base_model,
-        model=model,
-        spec=spec.model_dump(mode="json"),
-        training_file=spec.training_file,
-        validation_file=spec.validation_file,
-        suffix=suffix,
-        seed=spec.seed,
-        request=request,
-        user_metadata=metadata,
-        priority=placement.priority,
-        label=placement.label,
-        max_duration_s=placement.max_duration_s,
-    )
-    session.add(job)
-    session.flush()
+    """A new job in `validating_files`, with its first events: as its row is, and no part of the session."""
+    job_id = ids.job_id()
     files = f"training file: {spec.training_file}"
     if spec.validation_file:
         files += f" and validation file: {spec.validation_file}"
     events = [
-        NewEvent(f"Created fine-tuning job: {job.id}"),
+        NewEvent(f"Created fine-tuning job: {job_id}"),
         *(NewEvent(text, level="warn") for text in warnings),
         NewEvent(f"Validating {files}"),
     ]
-    job.event_seq = len(events)
-    add_events(session, job.id, len(events), events)
-    return job
+    values = {
+        "id": job_id,
+        "project_id": project_id,
+        "status": JobStatus.VALIDATING_FILES,
+        "base_model": spec.base_model,
+        "model": model,
+        "spec": spec.model_dump(mode="json"),
+        "training_file": spec.training_file,
+        "validation_file": spec.validation_file,
+        "suffix": suffix,
+        "seed": spec.seed,
+        "request": request,
+        "user_metadata": metadata,
+        "priority": placement.priority,
+        "label": placement.label,
+        "max_duration_s": placement.max_duration_s,
+        "event_seq": len(events),
+    }
+    row = session.execute(insert(_JOBS).returning(*_JOBS.columns), values).mappings().one()
+    add_events(session, job_id, len(events), events)
+    return Job(**row)
 
 
 def add_events(session: Session, job_id: str, last_seq: int, events: Sequence[NewEvent]) -> None:
     """Write `events` with the numbers that end at `last_seq`, which the job's row has already handed out."""
     first = last_seq - len(events) + 1
-    for seq, event in enumerate(events, first):
-        session.add(
-            JobEvent(
-                job_id=job_id,
-                seq=seq,
-                id=ids.event_id(job_id, seq),
-                level=event.level,
-                type=event.type,
-                message=event.message,
-                data=event.data,
-            )
-        )
+    rows = [
+        {
+            "job_id": job_id,
+            "seq": seq,
+            "id": ids.event_id(job_id, seq),
+            "level": event.level,
+            "type": event.type,
+            "message": event.message,
+            "data": event.data,
+        }
+        for seq, event in enumerate(events, first)
+    ]
+    if rows:
+        session.execute(insert(_EVENTS), rows)
 
 
 def move(
@@ -128,10 +132,17 @@ def move(
     return job
 
 
+# Built once: whoever watches a job asks it several times a second
+_ONE = (
+    select(Job)
+    .where(Job.id == bindparam("job_id"), Job.project_id == bindparam("project_id"))
+    .execution_options(populate_existing=True)
+)
+
+
 def get(session: Session, project_id: str, job_id: str) -> Job:
     """The project's job. Raises NotFound in OpenAI's words."""
-    query = select(Job).where(Job.id == job_id, Job.project_id == project_id)
-    job = session.scalar(query.execution_options(populate_existing=True))
+    job = session.scalar(_ONE, {"job_id": job_id, "project_id": project_id})
     if job is None:
         raise NotFound(f"Could not find fine tune: {job_id}", code="fine_tune_not_found", param="fine_tune_id")
     return job

@@ -98,15 +98,15 @@ def lock(session: Session, project_id: str) -> Project:
     return get(session, project_id)
 
 
+UNLIMITED = (Project.max_jobs.is_(None), Project.max_stored_bytes.is_(None))
+
+
 def lock_for_one_more(session: Session, project_id: str) -> Project:
     """As `lock`, for who adds a job. Where nothing is counted, others may add theirs at the same time, and it is
-    only made sure that the project stays."""
-    query = select(Project.max_jobs, Project.max_stored_bytes).where(Project.id == project_id)
-    limits = session.execute(query).one_or_none()
-    if limits is not None and tuple(limits) != (None, None):
-        return lock(session, project_id)
-    session.execute(select(Project.id).where(Project.id == project_id).with_for_update(read=True))
-    return get(session, project_id)
+    only made sure that the project stays, and stays without limits."""
+    unlimited = select(Project).where(Project.id == project_id, *UNLIMITED)
+    project = session.scalar(unlimited.with_for_update(read=True))
+    return lock(session, project_id) if project is None else get(session, project_id)
 
 
 def first(session: Session) -> Project:

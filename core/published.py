@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
-from core import tenancy
+from core import ids, tenancy
 from core.alias_models import ModelAlias
 from core.db import db_now
 from core.errors import AttuneError, NotFound
@@ -38,8 +38,10 @@ def listed(session: Session, project_id: str) -> list[tuple[Model, str]]:
 def find(session: Session, project_id: str, model_id: str, *, lock: bool = False) -> Model | None:
     """The model of this id that the project may use: its own, or one shared with it.
 
-    `lock`: nobody deletes it in this transaction.
+    `lock`: nobody deletes it in this transaction. No look is spent on a name that no published model has.
     """
+    if not model_id.startswith(ids.FINE_TUNED):
+        return None
     query = select(Model).where(Model.id == model_id, *_usable(project_id))
     return session.scalar(query.with_for_update(read=True) if lock else query)
 

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
-from sqlalchemy import ColumnElement, and_, delete, or_, select, update
+from sqlalchemy import ColumnElement, Double, Table, and_, bindparam, delete, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from core.db import db_now, one_at_a_time
+from core.db import db_now, is_alone
 from core.errors import AttuneError
 from core.models import Creation, KeptAnswer
 
 KEPT_S = 24 * 3600.0
 RETRY_WINDOW_S = 15 * 60.0  # OpenAI's clients wait up to ten minutes for an answer before they ask again
 HELD_S = 60.0  # a request that takes longer has died with its process
+_CREATIONS = cast(Table, Creation.__table__)
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def take(session: Session, keyed: Keyed) -> Answer | Literal["taken", "busy"]:
 
     Raises the 422 of a key that was used for another request.
     """
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    insert_or_not = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     values = {
         "request_sha256": keyed.request_sha256,
         "holder": keyed.holder,
@@ -60,7 +61,7 @@ def take(session: Session, keyed: Keyed) -> Answer | Literal["taken", "busy"]:
         KeptAnswer.request_sha256 == keyed.request_sha256,
     )
     taken = session.scalar(
-        insert(KeptAnswer)
+        insert_or_not(KeptAnswer)
         .values(key_id=keyed.key_id, idempotency_key=keyed.idempotency_key, **values)
         .on_conflict_do_update(
             index_elements=[KeptAnswer.key_id, KeptAnswer.idempotency_key],
@@ -135,44 +136,60 @@ class Asked:
     waited_s: float
     idempotency_key: str | None = None
 
+    @property
+    def chain(self) -> str:
+        """What the arrivals of one request have in common: one transaction at a time is at it."""
+        return f"{self.key_id} {self.request_sha256}"
+
+
+# Built once: every call that makes something asks one of them
+_NEWEST = (
+    select(Creation.object_id, Creation.made_by, Creation.answered)
+    .where(Creation.key_id == bindparam("key_id"), Creation.request_sha256 == bindparam("request_sha256"))
+    .where(Creation.project_id == bindparam("project_id"))
+    .order_by(Creation.created_at.desc())
+    .limit(1)
+)
+_BY_KEY = _NEWEST.where(
+    Creation.idempotency_key == bindparam("idempotency_key"), Creation.created_at > db_now() - KEPT_S
+)
+_REPEATED = and_(Creation.answered < bindparam("retry_count"), Creation.created_at > db_now() - RETRY_WINDOW_S)
+# The first arrival, held up on its way: the retry was faster
+_OVERTAKEN = and_(
+    Creation.made_by > bindparam("retry_count"), Creation.created_at > db_now() - bindparam("waited_s", type_=Double())
+)
+_BY_COUNT = _NEWEST.where(Creation.idempotency_key.is_(None), or_(_REPEATED, _OVERTAKEN))
+
 
 def earlier(session: Session, project_id: str, asked: Asked) -> str | None:
     """The id of what this very request has made before, in an arrival whose answer was lost.
 
-    Each is the answer to one chain of retries: two equal requests that were meant as two have made two.
+    Each is the answer to one chain of retries: two equal requests that were meant as two have made two. The
+    transaction has begun alone at the chain, since two arrivals of one request may be under way at once.
     """
-    # two arrivals of one request may be under way at once
-    one_at_a_time(session, f"{asked.key_id} {asked.request_sha256}")
-    query = select(Creation).where(Creation.key_id == asked.key_id, Creation.request_sha256 == asked.request_sha256)
-    if asked.idempotency_key is not None:
-        query = query.where(Creation.idempotency_key == asked.idempotency_key, Creation.created_at > db_now() - KEPT_S)
-    else:
-        repeated = and_(Creation.answered < asked.retry_count, Creation.created_at > db_now() - RETRY_WINDOW_S)
-        # This is the first arrival, held up on its way: the retry was faster
-        overtaken = and_(Creation.made_by > asked.retry_count, Creation.created_at > db_now() - asked.waited_s)
-        query = query.where(Creation.idempotency_key.is_(None), or_(repeated, overtaken))
-    query = query.where(Creation.project_id == project_id)
-    row = session.scalar(query.order_by(Creation.created_at.desc()).limit(1))
-    if row is None:
+    assert is_alone(session, asked.chain)
+    query = _BY_COUNT if asked.idempotency_key is None else _BY_KEY
+    found = session.execute(query, {**vars(asked), "project_id": project_id}).one_or_none()
+    if found is None:
         return None
-    row.made_by = min(row.made_by, asked.retry_count)
-    row.answered = max(row.answered, asked.retry_count)
-    return row.object_id
+    object_id, made_by, answered = found
+    told = {"made_by": min(made_by, asked.retry_count), "answered": max(answered, asked.retry_count)}
+    session.execute(update(Creation).where(Creation.object_id == object_id).values(**told))
+    return object_id
 
 
 def note(session: Session, project_id: str, object_id: str, asked: Asked) -> None:
     """In the transaction that makes the object, so that there is never one without the other."""
-    session.add(
-        Creation(
-            object_id=object_id,
-            project_id=project_id,
-            key_id=asked.key_id,
-            request_sha256=asked.request_sha256,
-            made_by=asked.retry_count,
-            answered=asked.retry_count,
-            idempotency_key=asked.idempotency_key,
-        )
-    )
+    row = {
+        "object_id": object_id,
+        "project_id": project_id,
+        "key_id": asked.key_id,
+        "request_sha256": asked.request_sha256,
+        "made_by": asked.retry_count,
+        "answered": asked.retry_count,
+        "idempotency_key": asked.idempotency_key,
+    }
+    session.execute(insert(_CREATIONS), row)
 
 
 def forget_old(session: Session) -> None:

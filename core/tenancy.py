@@ -1,7 +1,7 @@
 """Whose rows a transaction may see, whatever its queries ask for: Postgres holds tenants apart a second time.
 
 A request of a tenant runs within its project; workers, the janitor and operators run across all of them. A
-connection starts as `EVERY` (core.db), and a tenant's transaction says otherwise for itself alone.
+connection starts as `EVERY`, and a tenant's transaction says otherwise for itself alone, as it begins (core.db).
 """
 
 from __future__ import annotations
@@ -34,12 +34,6 @@ def current() -> str:
     return _project.get()
 
 
-def hold(connection: Connection) -> None:
-    """Hold the transaction that has just begun within the current project; one statement, and none across all."""
-    if connection.dialect.name == "postgresql" and (project := current()) != EVERY:
-        _set(connection, project)
-
-
 @contextmanager
 def across(session: Session) -> Generator[None]:
     """See every tenant's rows in this block, for a question that is about another's; say beside it why."""
@@ -53,5 +47,5 @@ def across(session: Session) -> Generator[None]:
 
 
 def _set(connection: Connection, project: str) -> None:
-    # the last argument: until the transaction ends, so that no pooled connection carries it on
+    # true: until the transaction ends
     connection.execute(text("SELECT set_config(:setting, :project, true)"), {"setting": SETTING, "project": project})

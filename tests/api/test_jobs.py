@@ -6,8 +6,10 @@ from typing import Any
 
 import openai
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
-from core import claims, job_files
+from core import claims, job_files, tenancy
 from core.jobs import NewEvent
 from core.models import Job
 from tests.api.place import BASE, RESOLVED, Place, Tenant, examples
@@ -40,6 +42,26 @@ def test_a_new_job_has_every_field(tenant: Tenant) -> None:
     assert shown["result_files"] == []
     assert shown["attune"]["requested"]["lora"]["rank"] == 4
     assert (shown["attune"]["priority"], shown["attune"]["label"], shown["attune"]["max_duration_s"]) == (3, "here", 60)
+
+
+def test_a_create_is_one_transaction_of_few_statements(tenant: Tenant) -> None:
+    """Each is a trip to the server, of which a create may cost no more than it has to."""
+    file_id = tenant.upload()
+    tenant.job(training_file=file_id)
+    seen: list[str] = []
+
+    def note(_: object, __: object, statement: str, *___: object) -> None:
+        if tenancy.current() == tenant.project_id:  # and no janitor's
+            seen.append(statement.split(" ", 1)[0])
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        tenant.job(training_file=file_id)
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    begun = ["BEGIN"] if tenant.place.database.is_sqlite else ["BEGIN;"]  # and with it what the transaction starts with
+    # an earlier arrival; project, file and base; then job, events, what made it, audit
+    assert seen == begun + ["SELECT"] * 2 + ["INSERT"] * 4
 
 
 def test_choices_may_stand_in_either_place(tenant: Tenant) -> None:

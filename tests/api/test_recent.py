@@ -72,7 +72,40 @@ def test_nothing_is_believed_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
         known = Recent()
         for _ in range(4):
             await known.find("key", None, None, look_up)
-            now += recent.HELD_S / 2
+            now += recent.RENEWED_S / 2
 
     asyncio.run(ask())
-    assert looked_up == [100.0, 100.0 + recent.HELD_S]
+    assert looked_up == [100.0, 100.0 + recent.RENEWED_S]
+
+
+def test_one_renews_what_many_ask_and_none_believes_it_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(recent, "time", SimpleNamespace(monotonic=lambda: now))
+    looked_up: list[float] = []
+
+    async def ask() -> None:
+        nonlocal now
+        known, answered = Recent(), asyncio.Event()
+
+        async def look_up() -> Principal:
+            looked_up.append(now)
+            await answered.wait()
+            return WHO
+
+        answered.set()
+        await known.find("key", None, None, look_up)
+        answered.clear()
+        now += recent.RENEWED_S
+        renewing = asyncio.create_task(known.find("key", None, None, look_up))
+        await asyncio.sleep(0)
+        for _ in range(3):
+            assert await known.find("key", None, None, look_up) == WHO
+        assert len(looked_up) == 2
+        now = 100.0 + recent.HELD_S
+        late = asyncio.create_task(known.find("key", None, None, look_up))
+        await asyncio.sleep(0)
+        assert len(looked_up) == 3
+        answered.set()
+        assert await renewing == await late == WHO
+
+    asyncio.run(ask())

@@ -95,9 +95,10 @@ def test_c26_another_key_and_an_old_job_are_no_replay(tenant: Tenant, body: dict
 
 def test_c26_a_first_arrival_that_its_retry_overtook_makes_nothing(tenant: Tenant, body: dict[str, Any]) -> None:
     job_id = tenant.http.post(JOBS, json=body, headers={"x-stainless-retry-count": "1"}).json()["id"]
-    with tenant.place.database.begin() as session:
+    with tenant.place.database.read() as session:
         row = session.get_one(Creation, job_id)
-        came_late = Asked(row.key_id, row.request_sha256, retry_count=0, waited_s=0.0)
+    came_late = Asked(row.key_id, row.request_sha256, retry_count=0, waited_s=0.0)
+    with tenant.place.database.begin(alone_at=came_late.chain) as session:
         held_up = Asked(row.key_id, row.request_sha256, retry_count=0, waited_s=30.0)
         assert replay.earlier(session, tenant.project_id, came_late) is None
         found = replay.earlier(session, tenant.project_id, held_up)
