@@ -93,7 +93,7 @@ class Attempt:
             try:
                 return act()
             except Unavailable as error:
-                log.warning("waiting", job=self.job.id, why=error.message)
+                log.warning("waiting", job=self.job.id, attempt=self.claim.attempt, why=error.message)
                 self.must_hold()
                 if self.place.draining():
                     raise
@@ -181,7 +181,7 @@ class Attempt:
         try:
             self.storage.put_file(key, self.log_file)
         except AttuneError as error:
-            log.warning("engine_log_not_stored", job=self.job.id, error=error.message)
+            log.warning("engine_log_not_stored", job=self.job.id, attempt=self.claim.attempt, error=error.message)
             return []
         return [key]
 

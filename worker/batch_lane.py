@@ -85,7 +85,7 @@ class BatchLane:
             self._lose(claim, holding, str(error))
         except Exception:
             # Ours to mend. Saying so at once is kinder than a lease that runs out without a word
-            log.exception("batch_broke", batch=claim.object_id)
+            log.exception("batch_broke", batch=claim.object_id, attempt=claim.attempt)
             self._lose(claim, holding, "an error of the worker")
 
     def _advance(self, claim: BatchClaim, holding: Holding, scratch: Path) -> None:
@@ -106,7 +106,7 @@ class BatchLane:
             return
         most = place.settings.max_line_bytes
         outcome = batch_finish.finish(place.database, place.storage, claim, holding, scratch, most)
-        log.info("batch_ended", batch=claim.object_id, outcome=outcome)
+        log.info("batch_ended", batch=claim.object_id, attempt=claim.attempt, outcome=outcome)
 
     def _lose(self, claim: BatchClaim, holding: Holding, why: str) -> None:
         log.warning("batch_lost", batch=claim.object_id, attempt=claim.attempt, why=why)

@@ -256,7 +256,7 @@ class Runner:
             JobRun(attempt, engine).train()
             self._keep_warm(engine)
         except LeftEarly:
-            log.info("job_left_early", job=attempt.job.id)
+            log.info("job_left_early", job=attempt.job.id, attempt=attempt.claim.attempt)
         except LeaseLost:
             raise
         except EngineDied as error:
@@ -273,11 +273,11 @@ class Runner:
         except Exception as error:
             self._kill_engine()
             if isinstance(error, OSError) and error.errno in NO_ROOM:
-                log.error("worker_without_room", job=attempt.job.id)
+                log.error("worker_without_room", job=attempt.job.id, attempt=attempt.claim.attempt)
                 attempt.lose("its worker's disk is full")
                 return
             # Ours to mend. Saying so at once is kinder than a lease that runs out without a word
-            log.exception("attempt_broke", job=attempt.job.id)
+            log.exception("attempt_broke", job=attempt.job.id, attempt=attempt.claim.attempt)
             attempt.lose(f"an error of the worker: {type(error).__name__}")
 
     # The engine
