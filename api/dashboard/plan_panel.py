@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from nicegui import background_tasks
 from nicegui.elements.mixins.text_element import TextElement
@@ -35,9 +36,11 @@ class PlanPanel:
                 self._facts = tag("div")
                 self._effect = text("p", "", "effect small").props('aria-live="polite"')
                 self._workers = tag("div", "stack")
-                with tag("details", "fold"):
+                with tag("details", "fold") as fold:
                     text("summary", "Every value, and why")
                     self._reasons = tag("div")
+                fold.on("toggle", self._unfold, js_handler="(e) => emit(e.target.open)")
+        self._is_unfolded = False
         self._place.set_visibility(False)
 
     def refresh(self) -> None:
@@ -88,10 +91,20 @@ class PlanPanel:
             self._workers.clear()
             with self._workers:
                 _show_workers(plan["workers"])
-        if before is None or _explained(plan) != _explained(before):
-            self._reasons.clear()
-            with self._reasons:
-                show_reasons(*_explained(plan))
+        self._show_reasons()
+
+    def _unfold(self, event: Any) -> None:
+        self._is_unfolded = bool(event.args)
+        self._show_reasons()
+
+    def _show_reasons(self) -> None:
+        """Only while they are seen: they are most of the panel, and a slider that is moved should not wait for them."""
+        if self._plan is None or not self._is_unfolded:
+            return
+        self._reasons.clear()
+        with self._reasons:
+            more = {"Beside the simple table": _beside_the_table(self._plan)}
+            show_reasons(self._plan["hyperparameters"], self._plan["reasons"], more)
 
 
 def _figures(plan: Json) -> dict[str, str]:
@@ -141,10 +154,6 @@ def _by_part(memory: dict[str, int]) -> str:
     """The memory of a run in its parts, the largest first."""
     parts = sorted(((size, name) for name, size in memory.items() if size), reverse=True)
     return ", ".join(f"{name} {short_bytes(size)}" for size, name in parts)
-
-
-def _explained(plan: Json) -> tuple[Json, dict[str, str], dict[str, str]]:
-    return plan["hyperparameters"], plan["reasons"], {"Beside the simple table": _beside_the_table(plan)}
 
 
 def _beside_the_table(plan: Json) -> str:
