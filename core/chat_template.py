@@ -142,6 +142,10 @@ class TextRenderer:
             )
         except TemplateError as error:
             raise TemplateRefused(f"the chat template does not compile: {error}") from error
+        for compiled in (self._plain, self._with_tools):
+            if compiled is not None:
+                # Jinja looks them up through a chain written in Python, at every rendering; here they never change
+                compiled.globals = dict(compiled.globals)
 
     def render(self, messages: Sequence[dict[str, Json]], tools: Sequence[dict[str, Json]], *, prompt: bool) -> str:
         """The conversation as text; with `prompt`, followed by what opens the assistant's turn.

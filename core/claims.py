@@ -367,8 +367,12 @@ def reported_step(session: Session, job_id: str) -> int:
     return session.scalar(select(Job.reported_step).where(Job.id == job_id)) or 0
 
 
-def reported_losses(session: Session, job_id: str, after_step: int) -> dict[int, float]:
-    """step -> training loss as first reported, for the steps that a resumed run repeats."""
+def reported_losses(session: Session, job_id: str, after_step: int, execution: Execution) -> dict[int, float]:
+    """step -> training loss as first reported, for the steps that a resumed run repeats. None for one that is executed
+    otherwise since, whose losses are the same but for their last digits."""
+    made_with = session.scalar(select(Job.execution).where(Job.id == job_id))
+    if made_with is not None and Execution.model_validate(made_with) != execution:
+        return {}
     rows = session.scalars(
         select(JobEvent.data).where(JobEvent.job_id == job_id, JobEvent.type == "metrics").order_by(JobEvent.seq.desc())
     )

@@ -37,9 +37,10 @@ class ControlText:
         for index, message in enumerate(messages):
             field = f"{path}[{index}]"
             self._refuse(message.content, f"{field}.content")
-            self._refuse(message.reasoning_content, f"{field}.reasoning_content")
-            self._refuse(message.name, f"{field}.name")
-            self._refuse(message.tool_call_id, f"{field}.tool_call_id")
+            if message.reasoning_content or message.name or message.tool_call_id:
+                self._refuse(message.reasoning_content, f"{field}.reasoning_content")
+                self._refuse(message.name, f"{field}.name")
+                self._refuse(message.tool_call_id, f"{field}.tool_call_id")
             for number, call in enumerate(message.tool_calls):
                 for text in (call.id, call.name, *_strings(json.loads(call.arguments))):
                     self._refuse(text, f"{field}.tool_calls[{number}]")

@@ -13,7 +13,7 @@ from core.conversation import Completion, Conversation, Example, Message, Prefer
 from core.errors import InvalidExample
 from core.example_reader import Finding, read_line, read_messages
 from core.jsonl import MAX_LINE_BYTES, LineSplitter
-from core.plain_lines import plain_block, plain_kind
+from core.plain_lines import plain_block, plain_example
 from core.spec import Method
 
 __all__ = [
@@ -88,9 +88,9 @@ class Checker:
 
     def _check(self, number: int, line: bytes) -> None:
         self._lines += 1
-        if (plain := plain_kind(line)) is not None:
+        if (plain := plain_example(line)) is not None:
             self._examples += 1
-            self._kinds.add(plain)
+            self._kinds.add(_kind(plain))
             return
         example, findings = read_line(line, number)
         if example is not None:
@@ -120,6 +120,8 @@ def iter_examples(source: Path | BinaryIO, max_line_bytes: int = _CHECKED_LINE_B
 
 
 def _example(line: bytes, number: int) -> Example:
+    if (plain := plain_example(line)) is not None:
+        return plain
     example, findings = read_line(line, number)
     if example is None:
         first = next(finding for finding in findings if finding.severity == "error")

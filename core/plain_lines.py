@@ -11,6 +11,8 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
+from core.conversation import Completion, Conversation, Message, Text
+
 Kind = Literal["chat", "completion", "text"]
 _CHAT, _COMPLETION, _TEXT = b'{"messages"', b'{"prompt"', b'{"text"'
 
@@ -43,23 +45,39 @@ class _Text(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     text: Annotated[str, msgspec.Meta(min_length=1)]
 
 
+_ROLES: dict[type[_Instructed | _Asked | _Answered], str] = {
+    _Instructed: "system",
+    _Asked: "user",
+    _Answered: "assistant",
+}
 _chat = msgspec.json.Decoder(_Chat)
 _completion = msgspec.json.Decoder(_Completion)
 _text = msgspec.json.Decoder(_Text)
 
 
-def plain_kind(line: bytes) -> Kind | None:
-    """What the line is when nothing at all can be said against it."""
+def plain_example(line: bytes) -> Conversation | Completion | Text | None:
+    """What the line says when nothing at all can be said against it."""
     try:
         if line.startswith(_CHAT):
-            return "chat" if _are_plain_chats(line, [_chat.decode(line)]) else None
+            chat = _chat.decode(line)
+            return _conversation(chat) if _are_plain_chats(line, [chat]) else None
         if line.startswith(_COMPLETION):
-            return "completion" if _are_plain_completions(line, [_completion.decode(line)]) else None
+            pair = _completion.decode(line)
+            return Completion(pair.prompt, pair.completion) if _are_plain_completions(line, [pair]) else None
         if line.startswith(_TEXT):
-            return "text" if _are_plain_texts(line, [_text.decode(line)]) else None
+            text = _text.decode(line)
+            return Text(text.text) if _are_plain_texts(line, [text]) else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None  # what is wrong with it, the reader says
     return None
+
+
+def _conversation(chat: _Chat) -> Conversation:
+    messages = [
+        Message(_ROLES[turn.__class__], turn.content, 1 if turn.weight is msgspec.UNSET else turn.weight)
+        for turn in chat.messages
+    ]
+    return Conversation(tuple(messages))
 
 
 def plain_block(block: bytes) -> tuple[Kind, int] | None:

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import compress, count
 
 from tokenizers import Tokenizer
 
@@ -79,7 +80,7 @@ class TurnMasks:
         """What is supervised of `ids`; None where the control tokens alone do not settle it."""
         found = [(match.start(), self._controls[match.group()]) for match in self._control.finditer(text)]
         control_ids = self._control_ids
-        places = [place for place, number in enumerate(ids) if number in control_ids]
+        places = list(compress(count(), map(control_ids.__contains__, ids)))
         if [ids[place] for place in places] != [number for _, number in found]:
             return None
         starts = [start for start, _ in found]

@@ -191,12 +191,14 @@ class JobRun:
         return self._started.template_hash
 
     def _take_started(self, report: Started) -> None:
+        """Also when the engine begins again from its newest snapshot, a rung of the ladder lower."""
+        is_first = self._started is None
         self._started = report
         self._started_at = time.monotonic()
         attempt = self._attempt
 
         def write(session: Session) -> claims.Flags | None:
-            self._known_losses = claims.reported_losses(session, attempt.job.id, report.resumed_step)
+            self._known_losses = claims.reported_losses(session, attempt.job.id, report.resumed_step, report.execution)
             return claims.started(
                 session,
                 attempt.claim,
@@ -206,7 +208,8 @@ class JobRun:
             )
 
         attempt.write(write)
-        self._tracking.start()
+        if is_first:
+            self._tracking.start()
 
     def _flush(self) -> None:
         """Write the steps since the last flush as metric events; repeated steps are compared, not written again."""

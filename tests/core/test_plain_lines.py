@@ -1,4 +1,4 @@
-"""A line that is taken at a glance is one that the full reader takes too, and calls the same."""
+"""A line that is taken at a glance is one that the full reader takes too, and reads the same."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 
 from core.errors import AttuneError
 from core.examples import Completion, Conversation, Text, read_line
-from core.plain_lines import plain_block, plain_kind
+from core.plain_lines import plain_block, plain_example
 
-KINDS = {Conversation: "chat", Completion: "completion", Text: "text"}
+KINDS: dict[type[object], str] = {Conversation: "chat", Completion: "completion", Text: "text"}
 TURN = {"role": "user", "content": 'Say "so": a \\ and\n\tcafé'}
 SEEDS = [
     json.dumps(seed, ensure_ascii=plain).encode()
@@ -40,7 +40,7 @@ PIECES = (
     ],
 )
 def test_common_lines_are_plain(line: bytes) -> None:
-    assert plain_kind(line) is not None
+    assert plain_example(line) is not None
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_common_lines_are_plain(line: bytes) -> None:
     ],
 )
 def test_what_can_be_said_against_a_line_is_for_the_reader(line: bytes) -> None:
-    assert plain_kind(line) is None
+    assert plain_example(line) is None
 
 
 def test_mutants_that_are_plain_are_good_to_the_reader() -> None:
@@ -72,8 +72,8 @@ def test_mutants_that_are_plain_are_good_to_the_reader() -> None:
         for _ in range(rng.randint(1, 2)):
             start = rng.randrange(len(line) + 1)
             line[start : start + rng.choice((0, 0, 1, 4))] = rng.choice((*PIECES, bytes(line[start : start + 14])))
-        kind = plain_kind(bytes(line))
-        if kind is None:
+        taken = plain_example(bytes(line))
+        if taken is None:
             continue
         plain += 1
         try:
@@ -82,7 +82,7 @@ def test_mutants_that_are_plain_are_good_to_the_reader() -> None:
             pytest.fail(f"the reader refuses {bytes(line)}")
         assert example is not None, bytes(line)
         assert not findings, bytes(line)
-        assert KINDS[type(example)] == kind
+        assert taken == example
     assert plain > 1000
 
 
@@ -106,7 +106,7 @@ def test_a_plain_block_is_as_many_plain_lines() -> None:
         lines = bytes(block).split(b"\n")[:-1]
         assert found[1] == len(lines), bytes(block)
         for line in lines:
-            assert plain_kind(line) == found[0], bytes(block)
+            assert KINDS[type(plain_example(line))] == found[0], bytes(block)
             assert strictly_read(line), line
     assert plain > 1000
     assert refused > 1000

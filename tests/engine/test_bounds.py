@@ -3,7 +3,7 @@ sees. Short of memory it goes down the ladder, and beyond that says so and ends 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from core.protocol import Failed, Message, Started, Step, Train, Trained, WorkFolder
 from core.spec import Quantization
 from tests.engine.conftest import EXECUTION, MakeWork
-from tests.engine.test_train import of_type
+from tests.engine.test_train import assert_same_steps, of_type
 from tests.engine.tiny_base import make_base
 from worker import engine_process
 from worker.engine_process import EngineDied, EngineProcess
@@ -34,13 +34,17 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EnginePr
     running.kill()
 
 
-def job(engine: EngineProcess, work: WorkFolder) -> list[BaseModel]:
+def job(
+    engine: EngineProcess, work: WorkFolder, on_report: Callable[[BaseModel], None] | None = None
+) -> list[BaseModel]:
     engine.send(Train(folder=str(work.root)))
     reports: list[BaseModel] = []
     while not reports or not isinstance(reports[-1], Trained | Failed):
         report = engine.read(120)
         assert report is not None
         reports.append(report)
+        if on_report is not None:
+            on_report(report)
     return reports
 
 
@@ -78,3 +82,25 @@ def test_a_bound_engine_goes_down_the_ladder_and_then_says_that_memory_is_out(
     assert "memory was not enough" in failed.message
     with pytest.raises(EngineDied, match="exit code 1"):
         engine.read(60)
+
+
+def test_memory_that_goes_in_the_middle_of_a_run_leads_down_the_ladder(
+    engine: EngineProcess, make_work: MakeWork
+) -> None:
+    process, choices = psutil.Process(engine.pid), {"examples": 200, "validation": 0, "batch_size": 200, "dropout": 0.0}
+    expected = job(engine, make_work("lower", epochs=6, execution=EXECUTION, **choices))
+    allowed = process.memory_info().vms + MEMORY_BYTES // 2  # what that took, and room for a proof's margin
+
+    def take_memory(report: BaseModel) -> None:
+        if isinstance(report, Step) and report.step == 2:
+            process.rlimit(psutil.RLIMIT_AS, (allowed, allowed))
+
+    large = EXECUTION.model_copy(update={"micro_tokens": 16384})
+    reports = job(engine, make_work(epochs=6, execution=large, **choices), take_memory)
+    assert isinstance(reports[-1], Trained), reports[-1]
+    told = [message for message in of_type(Message, reports) if message.message.startswith("Memory ran out after step")]
+    assert told, "memory never ran out: nothing was at stake"
+    resumed = of_type(Started, reports)[-1]
+    assert resumed.resumed_step == told[-1].data["resumed_step"]
+    assert resumed.execution.micro_tokens < 16384
+    assert_same_steps(reports, expected)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from pydantic import BaseModel
+from safetensors.torch import load_file
 
-from core.protocol import Message, Started, Trained
-from core.spec import Execution, LoraSettings, Quantization
+from core.protocol import CheckpointSaved, Message, Started, Step, Trained
+from core.spec import Execution, LoraSettings, Quantization, Training
 from tests.engine.conftest import EXECUTION, MakeWork
-from tests.engine.test_train import losses, next_attempt, of_type, run, stop_after
+from tests.engine.test_train import assert_same_steps, losses, next_attempt, of_type, run, stop_after
 from worker.engine.checkpointing import Recomputed
-from worker.engine.fitting import longest_unit, next_rung, try_pack, worst_pack
+from worker.engine.fitting import next_rung, try_pack
 from worker.engine.lora import attach
 from worker.engine.loss import Head, pack_loss
 from worker.engine.model import load_base
@@ -30,21 +32,20 @@ def segment(length: int) -> Segment:
     return Segment(tokens, np.arange(length) >= length // 2, length)
 
 
-def test_the_worst_pack_is_the_largest_that_any_step_can_make() -> None:
-    units = [[segment(length)] for length in (700, 300, 290, 40, 30)]
-    assert [len(one.token_ids) for one in worst_pack(units, 1024, 4)] == [700, 300]
-    assert [len(one.token_ids) for one in worst_pack(units, 1024, 1)] == [700]
-    assert [len(one.token_ids) for one in worst_pack(units, 512, 4)] == [700]
-    assert longest_unit([[segment(9), segment(8)]]) == 17
-
-
 def test_the_ladder_halves_micro_steps_then_recomputes_then_dequantises_each_time_then_ends() -> None:
     execution: Execution | None = Execution(precision="float32", micro_tokens=1024, threads=1, dequantised=True)
     seen: list[tuple[int, bool, bool]] = []
-    while execution is not None and (rung := next_rung(execution, 300)) is not None:
+    while execution is not None and (rung := next_rung(execution, 300, execution.micro_tokens)) is not None:
         execution = rung.execution
         seen.append((execution.micro_tokens, execution.checkpointing, execution.dequantised))
     assert seen == [(512, False, True), (256, False, True), (256, True, True), (256, True, False)]
+
+
+def test_a_rung_is_below_what_packs_really_hold() -> None:
+    rung = next_rung(EXECUTION.model_copy(update={"micro_tokens": 16384}), 300, 900)
+    assert rung is not None
+    assert (rung.execution.micro_tokens, rung.data["micro_tokens"]) == (512, 512)
+    assert "1024 tokens at a time" in rung.message
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
@@ -148,4 +149,111 @@ def test_every_rung_is_told_and_the_last_failure_is_the_jobs(
         ("micro_tokens", "checkpointing"), ("micro_tokens", "checkpointing", "dequantised"),
     ]  # fmt: skip
     assert not of_type(Started, told)
+    assert as_failure(caught.value).code == "out_of_memory"
+
+
+HIGH = EXECUTION.model_copy(update={"dequantised": True})
+HALVED = HIGH.model_copy(update={"micro_tokens": 128})
+KEPT = HIGH.model_copy(update={"micro_tokens": 64})
+RECOMPUTED = KEPT.model_copy(update={"checkpointing": True})
+IN_4_BIT = RECOMPUTED.model_copy(update={"dequantised": False})
+
+
+class ShortOfMemory:
+    """torch pretends: backward passes find no memory while `is_short`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_short = False
+        backward = torch.autograd.backward
+
+        def refuse(*args: object, **kwargs: object) -> None:
+            if self.is_short:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            backward(*args, **kwargs)
+
+        monkeypatch.setattr(torch.autograd, "backward", refuse)
+
+    def once_after(self, step: int) -> Callable[[BaseModel, threading.Event], None]:
+        """From that step until a rung is told, and never again."""
+        told: list[Message] = []
+
+        def on_report(report: BaseModel, _: threading.Event) -> None:
+            if isinstance(report, Step) and report.step == step and not told:
+                self.is_short = True
+            elif isinstance(report, Message):
+                told.append(report)
+                self.is_short = False
+
+        return on_report
+
+
+@pytest.mark.parametrize(("above", "below"), [(HIGH, HALVED), (KEPT, RECOMPUTED), (RECOMPUTED, IN_4_BIT)])
+def test_a_step_without_memory_leads_a_rung_lower_from_the_newest_snapshot(
+    make_work: MakeWork, monkeypatch: pytest.MonkeyPatch, above: Execution, below: Execution
+) -> None:
+    monkeypatch.setattr("worker.engine.run.SNAPSHOT_SHARE", 1e9)  # one at each step, however long it takes
+    whole = run(Resident(), make_work("whole", execution=above, dropout=0.0))
+    parts, resident = make_work("parts", execution=above, dropout=0.0), Resident()
+    run(resident, parts, stop_after(7))
+    next_attempt(parts, execution=below)
+    rest = run(resident, parts)
+
+    work = make_work(execution=above, dropout=0.0)
+    reports = run(resident, work, ShortOfMemory(monkeypatch).once_after(7))
+    (told,), started = of_type(Message, reports), of_type(Started, reports)
+    assert told.level == "warn"
+    assert told.message.startswith("Memory ran out after step 7")
+    assert told.message.endswith("goes on from the snapshot of step 7.")
+    assert {"step": 7, "resumed_step": 7}.items() <= told.data.items()
+    assert [(each.execution, each.resumed_step) for each in started] == [(above, 0), (below, 7)]
+    # To the last bit what the next attempt would have made of the snapshot, and the same run but for rounding
+    assert losses(reports)[7:] == losses(rest)
+    assert of_type(Trained, reports)[0].adapter_sha256 == of_type(Trained, rest)[0].adapter_sha256
+    assert_same_steps(reports, whole)
+    weights, same = (load_file(of_type(Trained, each)[0].folder + "/adapter_model.safetensors")
+                     for each in (reports, whole))  # fmt: skip
+    for name, value in weights.items():
+        torch.testing.assert_close(value, same[name], rtol=1e-2, atol=1e-4)
+
+
+def test_steps_since_the_snapshot_are_repeated_and_their_checkpoints_are_not(
+    make_work: MakeWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, resident = make_work(execution=HIGH, dropout=0.0), Resident()
+    run(resident, work, stop_after(4))
+    next_attempt(work, snapshot_interval_s=1e9)
+    reports = run(resident, work, ShortOfMemory(monkeypatch).once_after(7))
+    steps = of_type(Step, reports)
+    assert [step.step for step in steps] == [5, 6, 7, *range(5, 16)]
+    assert_same_steps(reports[:-1], reports)
+    assert [saved.step for saved in of_type(CheckpointSaved, reports)] == [6, 12]
+
+
+@pytest.mark.parametrize("training", Training)
+def test_without_a_snapshot_it_begins_again(
+    make_work: MakeWork, monkeypatch: pytest.MonkeyPatch, training: Training
+) -> None:
+    choices: dict[str, object] = {"quantization": Quantization.NONE, "snapshot_interval_s": 1e9}
+    if training is Training.FULL:  # whose base is another after the first steps
+        choices |= {"training": training, "lora": None}
+    lower = run(Resident(), make_work("lower", execution=EXECUTION.model_copy(update={"micro_tokens": 128}), **choices))
+    reports = run(Resident(), make_work(execution=EXECUTION, **choices), ShortOfMemory(monkeypatch).once_after(3))
+    (told,) = of_type(Message, reports)
+    assert told.message.endswith("Training begins again.")
+    assert losses(reports)[3:] == losses(lower)
+    assert of_type(Trained, reports)[0].adapter_sha256 == of_type(Trained, lower)[0].adapter_sha256
+
+
+def test_where_no_rung_is_left_the_failure_is_the_jobs(make_work: MakeWork, monkeypatch: pytest.MonkeyPatch) -> None:
+    short, told = ShortOfMemory(monkeypatch), list[BaseModel]()
+
+    def report(item: BaseModel) -> None:
+        told.append(item)
+        short.is_short = isinstance(item, Started)  # every plan is proven, and no step has the memory
+
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        train(Resident(), make_work(execution=HIGH), report, threading.Event(), 1)
+    tried = [started.execution for started in of_type(Started, told)]
+    assert tried == [HIGH, HALVED, KEPT, RECOMPUTED, IN_4_BIT]
+    assert len(of_type(Message, told)) == len(tried) - 1
     assert as_failure(caught.value).code == "out_of_memory"

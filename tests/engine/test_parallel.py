@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from multiprocessing import Queue, get_context
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+import torch.distributed as dist
 from pydantic import BaseModel
 from safetensors.torch import load_file
 
 from core.protocol import Failed, Started, Step, Stop, Stopped, Train, Trained, WorkFolder
 from tests.engine.conftest import MakeWork
 from tests.engine.test_train import losses, next_attempt, of_type, run
+from worker.engine.out_of_memory import AnyOutOfMemory
 from worker.engine.parallel import World
 from worker.engine.resident import Resident
 from worker.engine_process import EngineProcess
@@ -78,6 +81,30 @@ def test_two_processes_are_one(pair: EngineProcess, make_work: MakeWork) -> None
     while any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes):
         assert time.monotonic() < deadline, "a process outlived its engine"
         time.sleep(0.05)
+
+
+def _without_memory(rank: int, store: str, told: Queue[tuple[int, int, str]]) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    world = World(rank, 2)
+
+    def run() -> int:
+        if rank:
+            raise torch.OutOfMemoryError("no memory here")
+        return 7
+
+    fine = world.all_or_none(lambda: rank)
+    try:
+        world.all_or_none(run)
+    except AnyOutOfMemory as error:
+        told.put((rank, fine, str(error)))
+    dist.destroy_process_group()
+
+
+def test_where_one_process_has_no_memory_all_say_so(tmp_path: Path) -> None:
+    told: Queue[tuple[int, int, str]] = get_context("spawn").Queue()
+    torch.multiprocessing.spawn(_without_memory, (str(tmp_path / "store"), told), nprocs=2)
+    said = sorted(told.get(timeout=60) for _ in range(2))
+    assert said == [(0, 0, "another process of this job has not enough memory"), (1, 1, "no memory here")]
 
 
 def test_every_unit_is_trained_by_exactly_one_process() -> None:

@@ -69,6 +69,16 @@ def losses(reports: list[BaseModel]) -> list[tuple[int, float, float, float | No
     ]
 
 
+def assert_same_steps(reports: list[BaseModel], expected: list[BaseModel]) -> None:
+    """The same examples in every step, and the same losses but for rounding, however often a step was made."""
+    same = {step.step: step for step in of_type(Step, expected)}
+    made = of_type(Step, reports)
+    assert {step.step for step in made} == same.keys()
+    for step in made:
+        assert step.tokens == same[step.step].tokens
+        assert step.train_loss == pytest.approx(same[step.step].train_loss, rel=1e-3)
+
+
 def stop_after(step: int) -> Callable[[BaseModel, threading.Event], None]:
     def on_report(item: BaseModel, stop: threading.Event) -> None:
         if isinstance(item, Step) and item.step == step:

@@ -48,6 +48,7 @@ POISON = b"poison"  # a training file that holds this word kills the engine at P
 HANG = b"hang forever"  # and this one makes it sleep there
 NAN = b"not a number"
 MEMORY = b"too large"
+SHORT_OF_MEMORY = b"short of it"  # the engine takes a rung of the ladder there, and goes on from its snapshot
 HOST_MEMORY = b"host memory"
 HOST_BYTES = 1 << 32  # which a machine promises, unless the process is limited
 POISON_STEP = 7
@@ -115,25 +116,28 @@ def _checkpoint(state: State, folder: Path) -> CheckpointSaved:
     return CheckpointSaved(step=state.step, folder=str(folder), train_loss=state.loss, train_mean_token_accuracy=0.5)
 
 
+def _started(task: TrainTask, state: State, execution: Execution, data: bytes) -> Started:
+    return Started(
+        execution=execution,
+        total_steps=task.resolved.total_steps,
+        resumed_step=state.step,
+        training_examples=data.count(b"\n") + 1,
+        training_tokens=100,
+        supervised_tokens=50,
+        trainable_parameters=1,
+        total_parameters=2,
+        data_sha256=hashlib.sha256(data).hexdigest(),
+        template_hash="fake",
+    )
+
+
 def _train(item: Work, folder: WorkFolder, reports: Reports) -> Failed | None:
     task = TrainTask.model_validate_json(folder.task.read_bytes())
     data = folder.training.read_bytes()
     state = _begin(task, folder, reports)
     total = task.resolved.total_steps
-    reports(
-        Started(
-            execution=task.execution or Execution(precision="float32", micro_tokens=512, threads=1),
-            total_steps=total,
-            resumed_step=state.step,
-            training_examples=data.count(b"\n") + 1,
-            training_tokens=100,
-            supervised_tokens=50,
-            trainable_parameters=1,
-            total_parameters=2,
-            data_sha256=hashlib.sha256(data).hexdigest(),
-            template_hash="fake",
-        )
-    )
+    execution = task.execution or Execution(precision="float32", micro_tokens=512, threads=1)
+    reports(_started(task, state, execution, data))
     while state.step < total:
         if item.stop.is_set():
             if state.step % SNAPSHOT_EVERY:  # else it is saved, or there is nothing to save
@@ -151,6 +155,12 @@ def _train(item: Work, folder: WorkFolder, reports: Reports) -> Failed | None:
                 return Failed(kind="user", code="loss_not_finite", message=text)
             if MEMORY in data:
                 return Failed(kind="out_of_memory", code="out_of_memory", message="the device's memory was not enough")
+            if SHORT_OF_MEMORY in data and not execution.checkpointing:
+                execution = execution.model_copy(update={"checkpointing": True})
+                reports(Message(level="warn", message="Memory ran out", data={"checkpointing": True}))
+                state = _begin(task, folder, reports)
+                reports(_started(task, state, execution, data))
+                continue
             if HOST_MEMORY in data:
                 try:
                     bytearray(HOST_BYTES)
@@ -161,7 +171,7 @@ def _train(item: Work, folder: WorkFolder, reports: Reports) -> Failed | None:
             Step(
                 step=state.step,
                 total_steps=total,
-                train_loss=state.loss,
+                train_loss=state.loss + (1e-9 if execution.checkpointing else 0.0),  # rounding
                 train_mean_token_accuracy=0.5,
                 learning_rate=1e-4,
                 grad_norm=1.0,

@@ -1,4 +1,5 @@
-"""What the runner does about an engine that hangs, and about one whose snapshots find no room."""
+"""What the runner does about an engine that hangs, one that goes on with less memory, and one whose snapshots find no
+room."""
 
 from __future__ import annotations
 
@@ -8,11 +9,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from sqlalchemy import select
 
 from core import claims, job_files, migrate
 from core.claims import Claim
 from core.db import Database, open_database
-from core.models import BaseModelRow, Job
+from core.models import BaseModelRow, Job, JobEvent
 from core.protocol import TrainTask
 from core.settings import load_settings
 from core.spec import Resolved
@@ -91,6 +93,23 @@ def test_an_engine_that_hangs_is_ended(tmp_path: Path, database: Database, engin
         JobRun(attempt, engine).train()
     assert not engine.alive()
     assert not attempt.finished  # the runner tries again
+
+
+def test_an_engine_that_begins_again_a_rung_lower_is_followed(
+    tmp_path: Path, database: Database, engine: EngineProcess
+) -> None:
+    attempt = _attempt(tmp_path, database, "short of it", stall_s=0.0)
+    with attempt.holding:
+        JobRun(attempt, engine).train()
+    with database.read() as session:
+        job = session.get_one(Job, attempt.job.id)
+        events = session.scalars(select(JobEvent).where(JobEvent.job_id == job.id).order_by(JobEvent.seq)).all()
+    assert job.status == "succeeded", job.error
+    assert job.execution is not None
+    assert job.execution["checkpointing"] is True  # which the next attempt would have begun with
+    # Steps that were made twice are told once, and that they differ by rounding is no news
+    assert [event.data["step"] for event in events if event.type == "metrics" and event.data] == [*range(1, STEPS + 1)]
+    assert [event.message for event in events if event.level == "warn"] == ["Memory ran out"]
 
 
 def test_a_job_whose_snapshots_find_no_room_says_so_and_fails(

@@ -39,7 +39,8 @@ class Column:
         """Writable for torch's sake, which is told of no array that is not; the file stays as it is."""
         self._write()
         self._file.flush()
-        return np.memmap(self._file, dtype=self._dtype, mode="c")
+        # A plain view: each slice of a memmap object runs Python, and every segment is slices
+        return np.asarray(np.memmap(self._file, dtype=self._dtype, mode="c"))
 
     def _write(self) -> None:
         self._file.write(self._block.tobytes())

@@ -7,6 +7,7 @@ The order of an epoch is a function of seed and epoch alone: nothing that runs i
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,7 @@ from worker.engine.pack import Segment
 PROBE_VALIDATION_EXAMPLES = 64
 PROBE_TRAINING_EXAMPLES = 32
 SUBSET_EXAMPLES = 32  # of the validation file, looked at during training
+BLOCK_SEGMENTS = 1 << 16  # whose lengths are looked at together; even, so that no pair is divided
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,12 @@ class Dataset:
     @cached_property
     def longest(self) -> int:
         """Tokens of the longest segment."""
-        return int(np.diff(self.offsets).max())
+        return max(int(lengths.max()) for lengths in self.segment_lengths())
+
+    def segment_lengths(self) -> Iterator[NDArray[np.int64]]:
+        """Tokens of segment after segment, in blocks."""
+        for start in range(0, len(self.offsets) - 1, BLOCK_SEGMENTS):
+            yield np.diff(self.offsets[start : start + BLOCK_SEGMENTS + 1])
 
     @cached_property
     def sha256(self) -> str:
@@ -70,6 +77,12 @@ class Dataset:
         bounds = self.offsets[self.starts[example] : self.starts[example + 1] + 1]
         line = int(self.lines[example])
         return [Segment(self.token_ids[a:b], self.mask[a:b], line) for a, b in pairwise(bounds)]
+
+    def segment(self, number: int) -> Segment:
+        """A view of one segment of all."""
+        start, end = self.offsets[number : number + 2]
+        example = int(np.searchsorted(self.starts, number, side="right")) - 1
+        return Segment(self.token_ids[start:end], self.mask[start:end], int(self.lines[example]))
 
     def subset(self) -> list[Segment]:
         """A fixed, evenly spread part for the looks in between."""
@@ -100,7 +113,7 @@ def tokenise(
     for line, segments in rendered_examples(path, renderer, max_example_tokens, method, too_long):
         for segment in segments:
             token_ids.extend(segment.token_ids)
-            mask.extend(segment.mask)
+            mask.extend(array("b", bytes(segment.mask)))  # a fifth of the time that a list takes
             offsets.append(len(token_ids))
         starts.append(len(offsets) - 1)
         lines.append(line)
@@ -123,7 +136,7 @@ def rendered_examples(
         fitted = fit(segments, max_example_tokens, too_long, line=line, bos_id=renderer.bos_id, is_pair=is_pair)
         if fitted.dropped:
             continue
-        if not any(any(segment.mask) for segment in fitted.sequences):
+        if not any(True in segment.mask for segment in fitted.sequences):
             raise _invalid(
                 line,
                 "no_supervised_tokens",

@@ -14,9 +14,11 @@ import torch
 from torch import nn
 
 from core.spec import Execution
-from worker.engine.out_of_memory import is_out_of_memory
+from worker.engine.out_of_memory import AnyOutOfMemory, is_out_of_memory
 from worker.engine.pack import Segment
+from worker.engine.parallel import World
 from worker.engine.randomness import random_states, restore_random_states
+from worker.engine.worst_pack import Lengths
 
 LEAST_TOKENS = 8  # of a micro-step's budget, as `Execution` bounds it
 # Left free by a pack that counts as fitting: later ones leave other holes in the heap. Never touched, so it is no use
@@ -31,28 +33,41 @@ class Rung:
     data: dict[str, str | int | float | bool | None]
 
 
-def tokens_of(unit: Sequence[Segment]) -> int:
-    return sum(len(segment.token_ids) for segment in unit)
+class Ladder:
+    """The rungs below each execution of one run. `tell` hears of those that are taken."""
 
+    def __init__(self, lengths: Lengths, batch_size: int, world: World, tell: Callable[[Rung], None]) -> None:
+        self._lengths = lengths
+        self._batch_size = batch_size
+        self._world = world
+        self._tell = tell
 
-def longest_unit(units: Sequence[Sequence[Segment]]) -> int:
-    return max(tokens_of(unit) for unit in units)
+    def prove(
+        self, execution: Execution, try_worst: Callable[[Execution, list[Segment]], Exception | None]
+    ) -> Execution:
+        """The first execution from this one down for which `try_worst` gives no error: the run's largest pack fits.
 
+        One that wants the base held otherwise is given back untried, for another run. Raises what the last rung did.
+        """
+        proven = execution
+        while proven.dequantised == execution.dequantised:
+            failure = try_worst(proven, self._worst_pack(proven))
+            if not any(self._world.gather([failure is not None])):
+                break
+            rung = self.below(proven)
+            if rung is None:
+                raise failure or AnyOutOfMemory("another process of this job has not enough memory")
+            self._tell(rung)
+            proven = rung.execution
+        return proven
 
-def worst_pack(units: Sequence[Sequence[Segment]], budget: int, batch_size: int) -> list[Segment]:
-    """The longest unit, and the longest that still fit beside it, at most an optimizer step's number of them: no
-    pack of the run has more tokens than the budget, or than its longest unit."""
-    chosen: list[Segment] = []
-    room, places = budget, batch_size
-    for unit in sorted(units, key=tokens_of, reverse=True):
-        length = tokens_of(unit)
-        if not chosen or length <= room:
-            chosen.extend(unit)
-            room -= length
-            places -= 1
-        if places == 0 or room <= 0:
-            break
-    return chosen
+    def below(self, execution: Execution) -> Rung | None:
+        """What to try after `execution` was too much; None at the end of the ladder."""
+        largest = sum(len(segment.token_ids) for segment in self._worst_pack(execution))
+        return next_rung(execution, self._lengths.longest, largest)
+
+    def _worst_pack(self, execution: Execution) -> list[Segment]:
+        return self._lengths.worst_pack(execution.micro_tokens, self._batch_size)
 
 
 def try_pack(
@@ -86,9 +101,14 @@ def try_pack(
     return failure
 
 
-def next_rung(execution: Execution, longest_tokens: int) -> Rung | None:
-    """What to try after `execution` was too much; None at the end of the ladder."""
+def next_rung(execution: Execution, longest_tokens: int, largest_tokens: int) -> Rung | None:
+    """What to try after `execution` was too much; None at the end of the ladder.
+
+    `longest_tokens`: of the longest unit; `largest_tokens`: of the largest pack that `execution` makes.
+    """
     tokens = execution.micro_tokens
+    while tokens // 2 >= largest_tokens:  # half of a budget that no pack comes near changes nothing
+        tokens //= 2
     if tokens > longest_tokens and tokens // 2 >= LEAST_TOKENS:
         lower = execution.model_copy(update={"micro_tokens": max(tokens // 2, LEAST_TOKENS)})
         return Rung(
@@ -103,7 +123,7 @@ def next_rung(execution: Execution, longest_tokens: int) -> Rung | None:
             lower,
             f"The device's memory is not enough for the longest example, {longest_tokens} tokens: activations are "
             "made again in the backward pass, which takes about a third longer. The result is the same.",
-            {"micro_tokens": tokens, "checkpointing": True},
+            {"micro_tokens": lower.micro_tokens, "checkpointing": True},
         )
     if execution.dequantised:
         lower = execution.model_copy(update={"dequantised": False})
@@ -112,6 +132,6 @@ def next_rung(execution: Execution, longest_tokens: int) -> Rung | None:
             "The device's memory is not enough for dequantised weights beside the longest example, "
             f"{longest_tokens} tokens: the base stays in 4 bit and is dequantised for each product. The result is "
             "the same.",
-            {"micro_tokens": tokens, "checkpointing": True, "dequantised": False},
+            {"micro_tokens": lower.micro_tokens, "checkpointing": True, "dequantised": False},
         )
     return None

@@ -95,13 +95,8 @@ class Gradients:
         own = self._world.share(lengths)
         packed = pack_micro_steps([lengths[i] for i in own], micro_tokens)
         micro_steps = [[own[i] for i in micro] for micro in packed]
-        losses: list[Tensor] = []
-        counts: list[Tensor] = []
-        for micro in micro_steps:
-            loss, sums = self._score([segment for i in micro for segment in units[i]], 1.0 / weight)
-            loss.backward()
-            losses.append(loss.detach())
-            counts.append(sums)
+        packs = [[segment for i in micro for segment in units[i]] for micro in micro_steps]
+        losses, counts = self._world.all_or_none(lambda: self._of_packs(packs, 1.0 / weight))
         self._world.sum_gradients(self._parameters)
         norm = clip_gradients(self._parameters, self._max_grad_norm)
         self._modules.training(False)
@@ -123,6 +118,17 @@ class Gradients:
             return Learnt(loss_sum, right / weight, norm_value, weight, None)
         rewards = Rewards(won / weight, margin / weight)
         return Learnt(loss_sum, right / preferred_tokens(segments), norm_value, weight, rewards)
+
+    def _of_packs(self, packs: Sequence[Sequence[Segment]], factor: float) -> tuple[list[Tensor], list[Tensor]]:
+        """Each pack's share of the loss, and its counts; the gradients add up."""
+        losses: list[Tensor] = []
+        counts: list[Tensor] = []
+        for segments in packs:
+            loss, sums = self._score(segments, factor)
+            loss.backward()
+            losses.append(loss.detach())
+            counts.append(sums)
+        return losses, counts
 
     def _score(self, segments: Sequence[Segment], factor: float) -> tuple[Tensor, Tensor]:
         """(one pack's share of the loss, [3]: tokens guessed right, pairs won, their margins)"""

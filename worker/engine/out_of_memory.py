@@ -8,6 +8,10 @@ import torch
 _CPU_ALLOCATOR = ("can't allocate memory", "not enough memory", "bad_alloc")
 
 
+class AnyOutOfMemory(MemoryError):
+    """Raised in every process of a job, since at least one of them had not enough memory."""
+
+
 def is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True

@@ -7,7 +7,7 @@ commands on, reports and writes files. The others end when its stdin closes, or 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from worker.engine.loss import Mean, Rewards
+from worker.engine.out_of_memory import AnyOutOfMemory, is_out_of_memory
 
 T = TypeVar("T")
 # A warm engine waits for its next job in a collective; a process that dies is seen by torchrun, not by a timeout
@@ -74,6 +75,23 @@ class World:
         dist.all_reduce(flat)
         for parameter, grad in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = grad.view_as(parameter)
+
+    def all_or_none(self, run: Callable[[], T]) -> T:
+        """What `run` gives, in which no process waits for another. Where memory is not enough for one, all raise
+        AnyOutOfMemory, so that they go down the ladder together."""
+        if self.size == 1:
+            return run()
+        done: list[T] = []
+        reason = "another process of this job has not enough memory"
+        try:
+            done.append(run())
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error)  # and not the error, whose frames hold the tensors
+        if self.sum([1.0 - len(done)])[0]:
+            raise AnyOutOfMemory(reason)
+        return done[0]
 
     def wait(self) -> None:
         """Until every process is here."""

@@ -39,12 +39,14 @@ from worker.engine.adapter import JsonValue
 from worker.engine.checkpointing import Recomputed
 from worker.engine.data import Batches, Dataset, probe_segments
 from worker.engine.early_stopping import EarlyStopping
-from worker.engine.fitting import longest_unit, next_rung, try_pack, worst_pack
+from worker.engine.fitting import Ladder, Rung, try_pack
 from worker.engine.full import FullWeights, stored_dtype
 from worker.engine.gradients import Gradients
 from worker.engine.lora import LoraModules
 from worker.engine.model import parameter_count, resolve_device
 from worker.engine.optimizer import learning_rate, load_state_tensors, make_optimizer, state_tensors
+from worker.engine.out_of_memory import AnyOutOfMemory
+from worker.engine.pack import Segment
 from worker.engine.parallel import World
 from worker.engine.preference import Preference
 from worker.engine.randomness import random_states, restore_random_states
@@ -60,6 +62,7 @@ from worker.engine.snapshot import (
 )
 from worker.engine.validation import Validation
 from worker.engine.watch import watch
+from worker.engine.worst_pack import Lengths
 
 SNAPSHOT_SHARE = 0.05  # of the running time that snapshots may take at most
 
@@ -77,6 +80,15 @@ class Prepared:
     validation: Dataset | None
     identity: Identity
     snapshot: Snapshot | None  # to go on from
+    checkpointed: int = 0  # step of the last checkpoint that this attempt has told of
+
+
+@dataclass(frozen=True)
+class Lower:
+    """What a run that found too little memory leaves to the next."""
+
+    execution: Execution
+    checkpointed: int
 
 
 class Run:
@@ -100,6 +112,7 @@ class Run:
         self.training = prepared.training
         self.identity = prepared.identity
         self.snapshot = prepared.snapshot
+        self.checkpointed = prepared.checkpointed
         self.execution = chosen
         self.device = resolve_device(task.device)
         self.model = model
@@ -107,6 +120,8 @@ class Run:
         self.modules = modules
         self.parameters = modules.parameters()
         self.optimizer = make_optimizer(self.parameters, task.resolved)
+        lengths = Lengths(self.training, in_pairs=preference is not None)
+        self.ladder = Ladder(lengths, task.resolved.batch_size, world, self._tell)
         self.batches = Batches(len(self.training), task.resolved.batch_size, task.seed)
         self.gradients = Gradients(
             model, modules, preference, max_grad_norm=task.resolved.max_grad_norm, seed=task.seed, world=world
@@ -138,28 +153,41 @@ class Run:
         if self.world.first:
             prune(self.folder.snapshots, self.task.keep_snapshots)
 
-    def prove_plan(self) -> bool:
-        """Run the worst pack once. Where memory is not enough, go down the ladder, whose every rung keeps the
-        mathematics the same; raises what the last rung did.
+    def prove_plan(self) -> Lower | None:
+        """Run the worst pack once, and where memory is not enough, go down the ladder to where it is; raises what the
+        last rung did.
 
-        False: `execution` now wants a base held otherwise, for which there has to be another run.
+        What is given back wants a base held otherwise, for which there has to be another run.
         """
-        units = self.gradients.units([one for i in range(len(self.training)) for one in self.training.segments(i)])
-        while True:
-            self.recomputed.switch(self.execution.checkpointing)
-            worst = worst_pack(units, self.execution.micro_tokens, self.resolved.batch_size)
-            failure = try_pack(partial(self.gradients.of_pack, worst), self.parameters, self.optimizer)
-            if not any(self.world.gather([failure is not None])):
-                return True
-            lower = next_rung(self.execution, longest_unit(units))
-            if lower is None:
-                raise failure or MemoryError("another process of this job has not enough memory")
-            self._log(lower.message)
-            self.report(Message(level="warn", message=lower.message, data=lower.data))
-            is_held_so = lower.execution.dequantised == self.execution.dequantised
-            self.execution = lower.execution
-            if not is_held_so:
-                return False
+        held = self.execution.dequantised
+        self.execution = self.ladder.prove(self.execution, self._try)
+        return None if self.execution.dequantised == held else Lower(self.execution, self.checkpointed)
+
+    def _try(self, execution: Execution, worst: list[Segment]) -> Exception | None:
+        self.recomputed.switch(execution.checkpointing)
+        return try_pack(partial(self.gradients.of_pack, worst), self.parameters, self.optimizer)
+
+    def fallen(self, failure: Exception) -> Lower:
+        """What follows when memory ran out although the plan was proven: the next rung, from the newest snapshot.
+
+        Raises `failure` where there is none, or where not every process has stopped for it.
+        """
+        done, saved = self.progress.step, self.snapshot_step
+        self._log(f"after step {done}: {type(failure).__name__}: {failure}")
+        all_stopped = self.world.size == 1 or isinstance(failure, AnyOutOfMemory)
+        rung = self.ladder.below(self.execution) if all_stopped else None
+        if rung is None:
+            raise failure
+        message = (
+            f"Memory ran out after step {done}, although the largest pack had fitted before. {rung.message} Training "
+            + (f"goes on from the snapshot of step {saved}." if saved else "begins again.")
+        )
+        self._tell(Rung(rung.execution, message, {**rung.data, "step": done, "resumed_step": saved}))
+        return Lower(rung.execution, self.checkpointed)
+
+    def _tell(self, rung: Rung) -> None:
+        self._log(rung.message)
+        self.report(Message(level="warn", message=rung.message, data=rung.data))
 
     def begin(self) -> None:
         """Say what is about to run."""
@@ -217,10 +245,11 @@ class Run:
             if step.step == step.total_steps or (self.stopping is not None and self.stopping.is_over):
                 self._finish(step)
                 return
-            if step.step % self.resolved.checkpoint_every_steps == 0:
+            if step.step % self.resolved.checkpoint_every_steps == 0 and step.step > self.checkpointed:
                 folder = self.folder.checkpoints / f"step-{step.step}"
                 self._publish(folder, {})
                 self.report(reports.of_checkpoint(step, folder, self._samples()))
+                self.checkpointed = step.step
             if self._snapshot_is_due():
                 self._save_snapshot()
 
@@ -234,7 +263,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         learnt = self.gradients.of_step(segments, number, self.execution.micro_tokens)
-        self.optimizer.step()
+        self.world.all_or_none(self.optimizer.step)
         self.optimizer.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - begun
 

@@ -72,7 +72,7 @@ def _file(place: Path, name: str) -> Path:
 
 def _mapped(place: Path) -> Dataset:
     """Raises OSError, ValueError or EOFError where it is not whole."""
-    columns = {field.name: np.load(_file(place, field.name), mmap_mode="c") for field in fields(Dataset)}
+    columns = {field.name: np.asarray(np.load(_file(place, field.name), mmap_mode="c")) for field in fields(Dataset)}
     return Dataset(**columns)
 
 

@@ -5,6 +5,7 @@ on it, and run.
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,11 +21,12 @@ from worker.engine.adapter import read_adapter
 from worker.engine.data import Dataset, tokenise
 from worker.engine.full import FullWeights
 from worker.engine.lora import DEFAULT, LoraModules, attach
+from worker.engine.out_of_memory import is_out_of_memory
 from worker.engine.parallel import ALONE, World
 from worker.engine.preference import REFERENCE, Preference
 from worker.engine.randomness import seed_everything
 from worker.engine.resident import Resident
-from worker.engine.run import Prepared, Reporter, Run
+from worker.engine.run import Lower, Prepared, Reporter, Run
 from worker.engine.snapshot import Identity, Snapshot, candidates, task_sha256
 
 
@@ -55,9 +57,12 @@ def train(
     )
     chosen = world.from_first(chosen)  # cards of one machine may differ
     prepared = Prepared(task, folder, renderer, training, validation, identity, snapshot)
-    lower: Execution | None = chosen
+    lower = _run(resident, prepared, chosen, report, stop, world)
     while lower is not None:
-        lower = _run(resident, prepared, lower, report, stop, world)
+        resident.release_scratch()
+        snapshot = _newest_fitting(folder, identity, lower.execution, report)
+        prepared = replace(prepared, snapshot=snapshot, checkpointed=lower.checkpointed)
+        lower = _run(resident, prepared, lower.execution, report, stop, world)
 
 
 def _run(
@@ -67,9 +72,9 @@ def _run(
     report: Reporter,
     stop: threading.Event,
     world: World,
-) -> Execution | None:
-    """None: the run has ended, or was stopped. Else what fits the device, with the base held otherwise: nothing of
-    this try is left, so that the next has the memory."""
+) -> Lower | None:
+    """None: the run has ended, or was stopped. Else what the next is to make do with: nothing of this one is left, so
+    that it has the memory."""
     task = prepared.task
     torch.set_num_threads(chosen.threads)
     model = resident.base(
@@ -90,17 +95,27 @@ def _run(
         run = Run(prepared, chosen, model, modules, _preference(model, modules, task, prepared.folder), report, world)
         try:
             run.take_up()
-            if not run.prove_plan():
-                return run.execution
-            run.begin()
-            run.to_the_end(stop)
+            lower = run.prove_plan()
+            return lower or _to_the_end(run, stop)
         finally:
             run.recomputed.switch(False)
     finally:
         modules.detach()
         if lora is None:
             resident.drop()  # it is no base any more
-    return None
+
+
+def _to_the_end(run: Run, stop: threading.Event) -> Lower | None:
+    """A run whose plan is proven; where memory runs out all the same, what the next is to make do with."""
+    failure: Exception | None = None
+    try:
+        run.begin()
+        run.to_the_end(stop)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        failure = error.with_traceback(None)  # its frames hold the tensors
+    return None if failure is None else run.fallen(failure)
 
 
 def _workload(training: Dataset, resolved: Resolved) -> Workload:

@@ -53,11 +53,13 @@ class Validation:
         units = units_of(segments, self._preference is not None)
         shared = [units[i] for i in self._world.share([sum(len(s.token_ids) for s in unit) for unit in units])]
         own = [segment for unit in shared for segment in unit]
-        if self._preference is None:
-            mean = mean_loss(self._model, own, micro_tokens)
+        preference = self._preference
+        if preference is None:
+            mean = self._world.all_or_none(lambda: mean_loss(self._model, own, micro_tokens))
             mean = self._world.overall(mean, mean.supervised_tokens)
         else:
-            mean = self._world.overall(self._preference.mean(own, micro_tokens), len(shared))
+            mean = self._world.all_or_none(lambda: preference.mean(own, micro_tokens))
+            mean = self._world.overall(mean, len(shared))
         if not math.isfinite(mean.loss):
             raise AttuneError(
                 f"step {step}: the validation loss is not finite; lower learning_rate_multiplier",
