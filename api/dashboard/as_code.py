@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from pprint import pformat
+from typing import cast
 
 from api.dashboard.draft import from_job
 from api.dashboard.rest import Json
 
-WIDTH = 88
+MOST_ON_A_LINE = 40  # characters of a value with parts
 
 
 def request_of(job: Json) -> Json:
@@ -42,5 +42,15 @@ def as_python(job: Json, address: str) -> str:
     )
 
 
-def _literal(value: object) -> str:
-    return pformat(value, width=WIDTH, sort_dicts=False).replace("\n", "\n    ")
+def _literal(value: object, indent: int = 4) -> str:
+    """On one line where it fits, else a line for each part: a text is never broken, so that it can be searched for."""
+    flat, deeper = repr(value), indent + 4
+    if len(flat) <= MOST_ON_A_LINE or not isinstance(value, dict | list):
+        return flat
+    if isinstance(value, dict):
+        parts = [f"{name!r}: {_literal(one, deeper)}," for name, one in cast(Json, value).items()]
+    else:
+        parts = [f"{_literal(one, deeper)}," for one in cast(list[object], value)]
+    opening, closing = flat[0], flat[-1]
+    lines = "".join(f"\n{' ' * deeper}{part}" for part in parts)
+    return f"{opening}{lines}\n{' ' * indent}{closing}"

@@ -150,13 +150,15 @@ def state(status: str) -> ui.element:
     return text("span", word, f"state {kind}")
 
 
-def facts(rows: list[tuple[str, str]], classes: str = "") -> None:
-    """Names and values."""
+def facts(rows: list[tuple[str, str]], classes: str = "") -> dict[str, TextElement]:
+    """Names and values; what holds each value, by its name, for whoever changes it later."""
+    held: dict[str, TextElement] = {}
     with tag("dl", f"facts {classes}"):
         for name, value in rows:
             with tag("div"):
                 text("dt", name)
-                text("dd", value)
+                held[name] = text("dd", value)
+    return held
 
 
 def copyable(content: str, label: str) -> None:

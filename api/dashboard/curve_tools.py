@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from nicegui import ui
-
 from api.dashboard.blocks import tag, text
 from api.dashboard.curves import VIEWS
+from api.dashboard.fields import Choices
 
 
 class CurveTools:
@@ -18,8 +17,7 @@ class CurveTools:
         self.view, self.smoothing, self.is_log = "loss", 0.6, False
         self._redraw = redraw
         with tag("div", "row between"):
-            with tag("div", "choices").props('role="group" aria-label="Curve"'):
-                self._choices = {name: self._choice(name, view.label) for name, view in VIEWS.items()}
+            Choices("Curve", [(name, view.label) for name, view in VIEWS.items()], self._look_at)
             with tag("div", "row"):
                 with tag("label", "row small quiet"):
                     text("span", "Smoothing")
@@ -31,16 +29,8 @@ class CurveTools:
                     log.on("change", self._log, js_handler="(e) => emit(e.target.checked)")
                     text("span", "Log scale")
 
-    def _choice(self, name: str, label: str) -> ui.element:
-        pressed = str(name == self.view).lower()
-        choice = text("button", label, "choice").props(f'type="button" aria-pressed="{pressed}"')
-        choice.on("click", lambda: self._look_at(name))
-        return choice
-
     def _look_at(self, name: str) -> None:
         self.view = name
-        for other, choice in self._choices.items():
-            choice.props(f'aria-pressed="{str(other == name).lower()}"')
         self._redraw()
 
     def _smooth(self, event: Any) -> None:

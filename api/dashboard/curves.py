@@ -30,6 +30,8 @@ class View:
 
 
 BLUE, ORANGE, GREY = "#6366f1", "#e08a1e", "#8b8fa3"
+LABELS = {"color": "#767c90", "fontSize": 12}  # read on white and on black alike, for a canvas knows no theme
+FONT = "Inter, BlinkMacSystemFont, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 VIEWS = {
     "loss": View(
         "Loss",
@@ -117,6 +119,7 @@ def options(curves: Curves, view: View, *, smoothing: float, is_log: bool) -> Js
                 "name": line.name,
                 "data": [[step, _rounded(value)] for step, value in points],
                 "showSymbol": line.marks,
+                "symbol": "circle",
                 "symbolSize": 7,
                 "lineStyle": {"width": 2, "color": line.colour},
                 "itemStyle": {"color": line.colour},
@@ -135,13 +138,22 @@ def options(curves: Curves, view: View, *, smoothing: float, is_log: bool) -> Js
     return {
         "animation": False,
         "grid": {"left": 8, "right": 16, "top": 40, "bottom": 8, "containLabel": True},
-        "legend": {"top": 0, "left": 0, "textStyle": {"color": GREY, "fontSize": 12}, "icon": "roundRect"},
-        "tooltip": {"trigger": "axis", "confine": True, "axisPointer": {"type": "line"}},
+        "textStyle": {"fontFamily": FONT},
+        "legend": {"top": 0, "left": 0, "textStyle": LABELS, "icon": "circle", "itemWidth": 9, "itemGap": 16},
+        "tooltip": {
+            "trigger": "axis",
+            "confine": True,
+            "axisPointer": {"type": "line"},
+            "backgroundColor": "var(--surface)",
+            "borderColor": "var(--line)",
+            "textStyle": {"color": "var(--ink)", "fontSize": 12},
+        },
         "xAxis": {
             "type": "value",
             "min": "dataMin",
             "max": "dataMax",
-            "axisLabel": {"color": GREY, "hideOverlap": True},
+            "axisLabel": LABELS | {"hideOverlap": True},
+            "axisTick": {"show": False},
             "axisPointer": {
                 "label": {"show": False, "formatter": "Step {value}", "precision": 0}
             },  # the tooltip's heading
@@ -150,7 +162,9 @@ def options(curves: Curves, view: View, *, smoothing: float, is_log: bool) -> Js
         "yAxis": {
             "type": "log" if is_log and view.has_log else "value",
             "scale": True,
-            "axisLabel": {"color": GREY},
+            "axisLabel": LABELS,
+            "axisLine": {"show": False},
+            "axisTick": {"show": False},
             "splitLine": grid_line,
         },
         "series": series,

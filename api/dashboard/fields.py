@@ -117,6 +117,32 @@ def choice_field(
     return Field(control, value, on_change, "change")
 
 
+class Choices:
+    """A row of buttons of which one is pressed, to begin with the first: what of a list, or which curve, is shown.
+    `on_choose` gets the value of the one that was pressed.
+    """
+
+    def __init__(self, label: str, options: Options, on_choose: Callable[[str], object]) -> None:
+        self._on_choose = on_choose
+        with tag("div", "choices").props('role="group"') as group:
+            group.props["aria-label"] = label
+            self._buttons = {value: self._button(value, words) for value, words in options}
+        self._press(options[0][0])
+
+    def _button(self, value: str, words: str) -> ui.element:
+        button = text("button", words, "choice").props('type="button"')
+        button.on("click", lambda: self._choose(value))
+        return button
+
+    def _choose(self, value: str) -> None:
+        self._press(value)
+        self._on_choose(value)
+
+    def _press(self, value: str) -> None:
+        for other, button in self._buttons.items():
+            button.props["aria-pressed"] = str(other == value).lower()
+
+
 class CheckGroup:
     """Check boxes under one legend; `chosen` in the order they stand."""
 

@@ -8,6 +8,7 @@ from api.dashboard.answers import comparing
 from api.dashboard.bases import short_bytes, short_count
 from api.dashboard.blocks import card, facts, link, notice, tag, text
 from api.dashboard.plan_panel import lasting
+from api.dashboard.reasons import show_reasons
 from api.dashboard.rest import Json
 
 OVER = ("succeeded", "failed", "cancelled")
@@ -67,7 +68,7 @@ def progress_card(job: Json) -> None:
         facts(
             [
                 ("Base", job["model"]),
-                ("Worker", ours["worker"] or "none now"),
+                *([] if job["status"] in OVER else [("Worker", ours["worker"] or "none now")]),
                 ("Attempt", str(ours["attempt"])),
                 ("Seed", str(job["seed"])),
                 ("Id", job["id"]),
@@ -120,7 +121,4 @@ def plan_card(job: Json) -> None:
         facts(rows)
         with tag("details", "fold"):
             text("summary", "Why these values")
-            with tag("dl", "reasons"):
-                for name, reason in (job["attune"]["reasons"] or {}).items():
-                    text("dt", name.replace("_", " ").replace(".", " "))
-                    text("dd", reason)
+            show_reasons(resolved, job["attune"]["reasons"] or {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from api.dashboard.curves import BLUE, GREY, ORANGE, VIEWS, Curves, options
+from api.dashboard.curves import BLUE, ORANGE, VIEWS, Curves, options
 from api.dashboard.rest import Json
 
 COLOURS = (BLUE, ORANGE)
@@ -32,7 +32,7 @@ def overlaid(pair: list[tuple[str, Curves]], view: str, *, smoothing: float, is_
             line |= {"name": words, "lineStyle": {"width": 2, "color": colour, "type": dash}}
             series.append(line | {"itemStyle": {"color": colour}})
     grid = charts[0]["grid"] | {"top": 64}  # two jobs, two lines of legend on a phone
-    legend = charts[0]["legend"] | {"type": "scroll", "textStyle": {"color": GREY, "fontSize": 12}}
+    legend = charts[0]["legend"] | {"type": "scroll", "icon": None, "itemWidth": 25}  # a line of each one's dashes
     return charts[0] | {"series": series, "grid": grid, "legend": legend}
 
 

@@ -17,10 +17,11 @@ class Samples:
             self._strip = tag("div", "stack wide-gap")
         self._card.set_visibility(False)
 
-    def take(self, event: Json) -> None:
+    def take(self, event: Json) -> bool:
+        """Whether it was one of these, and is shown here."""
         data = event["data"] or {}
         if "prompt" not in data or "answer" not in data or "step" not in data:
-            return
+            return False
         prompt = data["prompt"] if isinstance(data["prompt"], str) else str(data["prompt"][-1]["content"])
         self._answers.setdefault(prompt, {})[int(data["step"])] = str(data["answer"])
         self._card.set_visibility(True)
@@ -28,6 +29,7 @@ class Samples:
         with self._strip:
             for asked, answers in self._answers.items():
                 _row(asked, answers)
+        return True
 
 
 def _row(prompt: str, answers: dict[int, str]) -> ui.element:

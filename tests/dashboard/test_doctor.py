@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import dataclass
 
+import psutil
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.dashboard.browser import DESKTOP, PHONE, grave_findings, overflow, sign_in
-from tests.live import Live
+from tests.live import BASE, Live
 
 RUN_S = 150_000  # milliseconds in which a small job ends, also beside other work
 TASK_S = 60_000  # and one of the doctor's tasks
 GOOD_ROWS = 60
+LONG_LINES = 12_000  # seconds of work, of which some are looked at
+LET_GO_S, HELD_MS = 0.2, 1800  # the service writes down how far it is once a second
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,47 @@ def test_every_token_is_shown_as_supervised_or_context(live: Live, signed_in: Pa
     expect(signed_in.get_by_role("button", name="Next")).to_be_disabled(timeout=TASK_S)
     signed_in.wait_for_url("**/trained?line=3**")
     expect_sound(signed_in)
+
+
+def test_the_bar_of_a_long_check_moves_and_makes_room_for_its_result(live: Live, signed_in: Page) -> None:
+    """Its process goes on for a little at a time and is held in between, so that every state is there to be seen."""
+    lines = [
+        json.dumps({"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n * n}."}]})
+        for n in range(LONG_LINES)
+    ]
+    file = live.client().files.create(file=("long.jsonl", "\n".join(lines).encode()), purpose="fine-tune")
+    signed_in.goto(f"{live.address}/dashboard/data/{file.id}/report")
+    signed_in.get_by_label("Base model").select_option(BASE)
+    click(signed_in, "button", "Check the file")
+    bar = signed_in.get_by_role("progressbar")
+    expect(bar).to_be_visible()
+    child = doctors_process(live)
+    seen = [0]
+    try:
+        while len(seen) < 3:
+            child.suspend()
+            signed_in.wait_for_timeout(HELD_MS)
+            share = int(bar.get_attribute("aria-valuenow") or 0)
+            assert share >= seen[-1]
+            if share > seen[-1]:
+                seen.append(share)
+                assert bar.locator("div").get_attribute("style") == f"width: {share}%;"
+                expect(signed_in.get_by_text(f" … {share} %")).to_be_visible()
+            child.resume()
+            time.sleep(LET_GO_S)
+    finally:
+        child.resume()
+    assert seen[-1] < 100
+    expect(signed_in.get_by_text("What was looked for")).to_be_visible(timeout=TASK_S)
+    expect(bar).to_be_hidden()
+
+
+def doctors_process(live: Live) -> psutil.Process:
+    deadline = time.monotonic() + TASK_S / 1000
+    while time.monotonic() < deadline:
+        if found := live.processes("core.doctor"):
+            return found[0]
+    raise TimeoutError("the doctor's process did not start")
 
 
 def test_a_form_that_is_known_is_taken_where_a_job_is_made(live: Live, signed_in: Page) -> None:

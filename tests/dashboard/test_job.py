@@ -73,6 +73,8 @@ def test_what_was_typed_outlives_every_change_of_the_page(live: Live, signed_in:
     signed_in.get_by_role("button", name="Use the sample data").click()
     expect(signed_in.get_by_text("Every line is well-formed.")).to_be_visible()
     expect(signed_in.get_by_text("Trainable", exact=True)).to_be_visible(timeout=30_000)
+    expect(signed_in.get_by_text(re.compile(r"weights [\d.]+ [KM]iB"))).to_be_visible()  # memory in its parts
+    signed_in.get_by_text("Every value, and why").click()
     rank = signed_in.get_by_label("Rank")
     for _ in range(2):
         rank.press("ArrowRight")
@@ -80,6 +82,8 @@ def test_what_was_typed_outlives_every_change_of_the_page(live: Live, signed_in:
     expect(signed_in.get_by_text(re.compile(r"The last change: .*trainable .* → "))).to_be_visible()
     assert (name.input_value(), prompts.input_value(), epochs.input_value()) == ("my own", "one?\n\n two?", "7")
     assert rank.input_value() == "2"
+    expect(signed_in.get_by_text("lora rank: 8", exact=True)).to_be_visible()
+    expect(signed_in.get_by_text("rank 8, scale 2x", exact=True)).to_be_visible()
 
 
 def test_the_sample_fills_in_what_was_left_empty(live: Live, signed_in: Page) -> None:

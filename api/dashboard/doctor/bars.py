@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from urllib.parse import urlencode
 
 from api.dashboard.blocks import link, tag, text
+from api.dashboard.doctor.words import counted
 from api.dashboard.rest import Json
 
 
 def lengths(tokens: Json, file_id: str) -> None:
     """The histogram of a report against what the model takes; steps beyond the longest are left out."""
-    steps: list[Json] = tokens["histogram"]
-    last = max((at for at, step in enumerate(steps) if step["count"]), default=0)
     rows = [
         (_range(step), step["count"], "too long" if step["from"] >= tokens["max_tokens"] and step["count"] else "")
-        for step in steps[: last + 1]
+        for step in _without_long_gaps(tokens["histogram"])
     ]
     _bars("Tokens", "Examples", rows)
     with tag("p", "small quiet"):
@@ -24,11 +23,24 @@ def lengths(tokens: Json, file_id: str) -> None:
             text("span", " on ")
             query = urlencode({"line": tokens["longest_line"], "model": tokens["model"]})
             link(f"/data/{file_id}/trained?{query}", label=f"line {tokens['longest_line']:,}")
-        text("span", f"; {tokens['too_long']:,} are too long." if tokens["too_long"] else "; none is too long.")
+        too_long = counted(tokens["too_long"], "is", "are") if tokens["too_long"] else "none is"
+        text("span", f"; {too_long} too long.")
 
 
 def languages(found: list[Json]) -> None:
     _bars("Language", "Examples", [(entry["language"], entry["count"], "") for entry in found])
+
+
+def _without_long_gaps(steps: list[Json]) -> list[Json]:
+    """The steps up to the last that has any, with those in a row that have none as one."""
+    kept: list[Json] = []
+    last = max((at for at, step in enumerate(steps) if step["count"]), default=0)
+    for step in steps[: last + 1]:
+        if kept and not step["count"] and not kept[-1]["count"]:
+            kept[-1] = {**kept[-1], "to": step["to"]}
+        else:
+            kept.append(step)
+    return kept
 
 
 def _range(step: Json) -> str:

@@ -21,6 +21,10 @@ def show_change(before: str, after: str | None) -> None:
         _side("Before", lambda: show_line(before))
         _side("After", lambda: text("p", "Removed", "quiet"))
         return
+    if before == after:  # both were cut before the place
+        _side("Before", lambda: show_line(before))
+        _side("After", lambda: text("p", "What changes lies beyond the part that is shown.", "quiet"))
+        return
     old, new = parts_of(before), parts_of(after)
     if [name for name, _ in old] != [name for name, _ in new] or old == new:
         old, new = [("", before)], [("", after)]

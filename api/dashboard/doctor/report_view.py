@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from urllib.parse import urlencode
 
-from nicegui import ui
-
 from api.dashboard.blocks import card, facts, link, notice, tag, text
 from api.dashboard.doctor.bars import languages, lengths
 from api.dashboard.doctor.words import (
@@ -17,6 +15,7 @@ from api.dashboard.doctor.words import (
     counted,
     title,
 )
+from api.dashboard.fields import Choices
 from api.dashboard.rest import Json
 
 ALL = "all"
@@ -145,21 +144,13 @@ class _Findings:
         with card("What was found", note=note):
             severities = [name for name in SEVERITIES if any(one["severity"] == name for one in self._findings)]
             if len(severities) > 1:
-                with tag("div", "choices").props('role="group" aria-label="Show"'):
-                    options = [(ALL, "All"), *((name, SEVERITIES[name][2].capitalize()) for name in severities)]
-                    self._buttons = {name: self._filter(name, label) for name, label in options}
+                options = [(ALL, "All"), *((name, SEVERITIES[name][2].capitalize()) for name in severities)]
+                Choices("Show", options, self._want)
             self._place = tag("div")
             self._show()
 
-    def _filter(self, name: str, label: str) -> ui.element:
-        choice = text("button", label, "choice").props(f'type="button" aria-pressed="{str(name == ALL).lower()}"')
-        choice.on("click", lambda: self._want(name))
-        return choice
-
     def _want(self, name: str) -> None:
         self._wanted = name
-        for other, choice in self._buttons.items():
-            choice.props(f'aria-pressed="{str(other == name).lower()}"')
         self._show()
 
     def _show(self) -> None:
@@ -172,10 +163,11 @@ class _Findings:
     def _finding(self, finding: Json) -> None:
         kind, one, _ = SEVERITIES[finding["severity"]]
         with tag("li", "found-row"):
-            with tag("div", "row"):
-                text("span", one.capitalize(), f"state {kind}")
-                text("span", title(finding["code"]), "strong")
-            with tag("div", "row small quiet"):
+            text("span", one.capitalize(), f"state {kind}")
+            with tag("div", "found-words"):
+                text("h3", title(finding["code"]))
+                text("p", sentence(finding["message"]))
+            with tag("div", "found-place small quiet"):
                 if finding["line"] is not None:
                     query = urlencode(_given({"line": str(finding["line"]), "model": self._model}))
                     link(f"/data/{self._file_id}/trained?{query}", "number", label=f"Line {finding['line']:,}")
@@ -183,7 +175,6 @@ class _Findings:
                     text("span", "The whole file")
                 if finding["field"]:
                     text("code", finding["field"], "break")
-            text("p", sentence(finding["message"]))
 
 
 def sentence(message: str) -> str:

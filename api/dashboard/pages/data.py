@@ -12,6 +12,7 @@ from api.dashboard.bases import short_bytes
 from api.dashboard.blocks import empty, link, notice, refusals_in, root, skeleton, tag, text
 from api.dashboard.doctor.file_frame import TRAINING, is_foreign, verdict_state
 from api.dashboard.doctor.words import counted
+from api.dashboard.fields import Choices
 from api.dashboard.frame import frame
 from api.dashboard.pages.jobs import when
 from api.dashboard.rest import Json
@@ -52,21 +53,13 @@ class FileList:
                 'type="search" placeholder="Search name or id" aria-label="Search files"'
             )
             search.on("input", self._search, js_handler="(e) => emit(e.target.value)")
-            with tag("div", "choices").props('role="group" aria-label="Show"'):
-                self._buttons = {name: self._filter(name, label) for name, (label, _) in PURPOSES.items()}
+            Choices("Show", [(name, label) for name, (label, _) in PURPOSES.items()], self._want)
         self._list = tag("div", "job-list short")
         with self._list:
             skeleton(5)
 
-    def _filter(self, name: str, label: str) -> ui.element:
-        choice = text("button", label, "choice").props(f'type="button" aria-pressed="{str(name == "all").lower()}"')
-        choice.on("click", lambda: self._want(name))
-        return choice
-
     def _want(self, name: str) -> None:
         self._wanted = name
-        for other, choice in self._buttons.items():
-            choice.props(f'aria-pressed="{str(other == name).lower()}"')
         self._show()
 
     def _search(self, event: Any) -> None:

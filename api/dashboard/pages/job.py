@@ -113,8 +113,8 @@ class JobPage:
             self._curves.add(data)
             self._is_dirty = True
             self._job["attune"]["progress"].update(step=data["step"], total_steps=data["total_steps"])
-        self._samples.take(event)
-        self._add_event(event)
+        if not self._samples.take(event):
+            self._add_event(event)
 
     async def _look(self) -> None:
         """Ask for the job again, unless nothing about it can change any more."""

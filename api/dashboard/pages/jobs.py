@@ -8,7 +8,9 @@ from fastapi import Request
 from nicegui import ui
 
 from api.dashboard.blocks import empty, link, refusals_in, skeleton, state, tag, text
+from api.dashboard.fields import Choices
 from api.dashboard.frame import frame
+from api.dashboard.plan_panel import lasting
 from api.dashboard.rest import Json
 from api.dashboard.visit import Visit, visit_of
 
@@ -44,22 +46,14 @@ class JobList:
             )
             search.classes("search")
             search.on("input", lambda event: self._search(event.args), js_handler="(e) => emit(e.target.value)")
-            with tag("div", "choices").props('role="group" aria-label="Show"'):
-                self._buttons = {name: self._filter_button(name, label) for name, (label, _) in FILTERS.items()}
+            Choices("Show", [(name, label) for name, (label, _) in FILTERS.items()], self._filter)
         self._list = tag("div", "job-list")
         with self._list:
             skeleton(6)
         ui.timer(REFRESH_S, self._refresh)
 
-    def _filter_button(self, name: str, label: str) -> ui.element:
-        button = text("button", label, "choice").props(f'type="button" aria-pressed="{str(name == "all").lower()}"')
-        button.on("click", lambda: self._filter(name))
-        return button
-
     def _filter(self, name: str) -> None:
         self._wanted = name
-        for other, button in self._buttons.items():
-            button.props(f'aria-pressed="{str(other == name).lower()}"')
         self._show()
 
     def _search(self, words: str) -> None:
@@ -114,6 +108,9 @@ def _row(job: Json) -> None:
                 text("span", f"step {progress['step']} of {progress['total_steps']}", "quiet small number")
                 with tag("div", "progress"):
                     tag("div").style(f"width: {100 * progress['step'] / progress['total_steps']:.1f}%")
+            elif job["status"] == "succeeded" and job["attune"]["started_at"] is not None:
+                took = lasting(job["finished_at"] - job["attune"]["started_at"])
+                text("span", f"{progress['step']} steps in {took}", "quiet small number")
         state(job["status"])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fastapi import Request
 from nicegui import ui
 
@@ -88,8 +90,7 @@ def _limit(project: Json, name: str, label: str, unit: int, help: str) -> Field:
     return text_field(label, value=value, help=help, attributes='inputmode="numeric" placeholder="No limit"')
 
 
-def _meter(label: str, used: int, limit: int | None, shown: object) -> None:
-    assert callable(shown)
+def _meter(label: str, used: int, limit: int | None, shown: Callable[[int], str]) -> None:
     with tag("div", "stack tight"):
         with tag("div", "row between"):
             text("span", label)
