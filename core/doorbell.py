@@ -54,7 +54,9 @@ def celery_app(settings: Settings) -> Celery:
         broker_connection_max_retries=None,
         task_ignore_result=True,
         task_acks_late=False,
-        worker_prefetch_multiplier=1,
+        # no bound: an acknowledgement that a broken connection swallowed counts as unread for good, and one such ring
+        # would be all that a bound of one lets in
+        worker_prefetch_multiplier=0,
         worker_enable_remote_control=False,
         worker_send_task_events=False,
         worker_hijack_root_logger=False,

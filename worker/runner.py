@@ -36,6 +36,7 @@ from worker.work_folder import fill
 log = structlog.get_logger()
 LOOK_AROUND_S = 2.0  # how often an idle engine and a wanted device are looked at
 ROOM_BYTES = 128 * 1024 * 1024  # free on the disk of the work folder, or no job is claimed
+LOOK_UNRUNG_S = 10.0  # how often an idle worker looks although nobody has rung
 DEVICE_ASK_S = 1.0  # how often a held device is asked for
 
 
@@ -80,6 +81,7 @@ class Runner:
         self._register(ready)
         self._batches.start()
         threading.Thread(target=self._beat, name="worker-beat", daemon=True).start()
+        threading.Thread(target=self._look_unrung, name="worker-look", daemon=True).start()
 
     def _take_name(self) -> None:
         # Held until this process ends, however it ends: so ending a predecessor's claims is always safe
@@ -211,6 +213,14 @@ class Runner:
             if self._state == "busy":
                 self._say("idle", None)
             self._looking.release()
+
+    def _look_unrung(self) -> None:
+        """Whatever becomes of the doorbell between the broker and this process costs seconds, and no more."""
+        while not self._draining.wait(LOOK_UNRUNG_S):
+            try:
+                self.look()
+            except Exception:
+                log.exception("look_broke")  # ours to mend; the next look is due all the same
 
     def _has_room(self) -> bool:
         free = shutil.disk_usage(self._work_dir).free
