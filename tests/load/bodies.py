@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 from core.examples import Checker
-from tests.bench.upload import MB, MIB, READ_BYTES, form, upload, write_training_file
+from tests.bench.upload import MB, MIB, READ_BYTES, at_once, form, measured, write_training_file
 from tests.load.deployment import Deployment, generated, piped
 from tests.load.figures import Floor, Row
 from tests.load.generator import Plan
@@ -33,7 +33,7 @@ def measure(place: Deployment, size: int = FILE_BYTES) -> list[Row]:
     idle_bytes = place.web.memory_info().rss
     headers = {"Authorization": f"Bearer {key}"}
     with httpx.Client(base_url=place.address, headers=headers, timeout=600, trust_env=False) as http:
-        one = upload(http, place.web, idle_bytes, path, examples)
+        one = measured(http, place.web, idle_bytes, path, examples, at_once)
     rows = [
         Row(
             f"upload of {size / MIB:.0f} MiB",

@@ -11,8 +11,9 @@ from sqlalchemy import func, select
 
 from core.models import Job
 from tests.engine.tiny_base import make_base
-from tests.live import BASE
+from tests.live import BASE, ROOT
 from tests.load import events, limits, queue
+from tests.load.__main__ import GROUPS
 from tests.load.deployment import Deployment, deployment, generated
 from tests.load.figures import Floor, Row, line
 from tests.load.generator import Plan
@@ -74,3 +75,9 @@ def test_a_floor_that_is_missed_is_named() -> None:
     rates, tails = Floor("per_s", 10, "/s", at_least=True), Floor("p99_ms", 10, "ms")
     rows = [Row("a", [(rates, 9.0), (tails, 9.0)]), Row("b", [(Floor("none", 1, ""), float("nan"))])]
     assert json.loads(line(rows)) == {"per_s": 9.0, "p99_ms": 9.0, "none": None, "missed": ["per_s", "none"]}
+
+
+def test_the_docs_name_groups_that_there_are() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    named = page.partition("tests.load --only ")[2].split()[0].split(",")
+    assert set(named) <= set(GROUPS)
