@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
@@ -17,7 +18,8 @@ from tests.live import BASE, Live
 RUN_S = 150_000  # milliseconds in which a small job ends, also beside other work
 TASK_S = 60_000  # and one of the doctor's tasks
 GOOD_ROWS = 60
-LONG_LINES = 12_000  # seconds of work, of which some are looked at
+LONG_LINES = (12_000, 48_000)  # seconds of work, of which some are looked at; more where they were over too soon
+SHARES = 3  # that are to be seen, the first nothing
 LET_GO_S, HELD_MS = 0.2, 1800  # the service writes down how far it is once a second
 
 
@@ -183,36 +185,46 @@ def test_every_token_is_shown_as_supervised_or_context(live: Live, signed_in: Pa
 
 
 def test_the_bar_of_a_long_check_moves_and_makes_room_for_its_result(live: Live, signed_in: Page) -> None:
-    """Its process goes on for a little at a time and is held in between, so that every state is there to be seen."""
-    lines = [
+    assert any(len(shares_shown(live, signed_in, lines)) >= SHARES for lines in LONG_LINES)
+
+
+def shares_shown(live: Live, page: Page, lines: int) -> list[int]:
+    """The bar's own, in per cent: the check's process goes on for a little at a time and is held in between."""
+    examples = [
         json.dumps({"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n * n}."}]})
-        for n in range(LONG_LINES)
+        for n in range(lines)
     ]
-    file = live.client().files.create(file=("long.jsonl", "\n".join(lines).encode()), purpose="fine-tune")
-    signed_in.goto(f"{live.address}/dashboard/data/{file.id}/report")
-    signed_in.get_by_label("Base model").select_option(BASE)
-    click(signed_in, "button", "Check the file")
-    bar = signed_in.get_by_role("progressbar")
+    file = live.client().files.create(file=("long.jsonl", "\n".join(examples).encode()), purpose="fine-tune")
+    page.goto(f"{live.address}/dashboard/data/{file.id}/report")
+    page.get_by_label("Base model").select_option(BASE)
+    click(page, "button", "Check the file")
+    bar = page.get_by_role("progressbar")
     expect(bar).to_be_visible()
     child = doctors_process(live)
     seen = [0]
     try:
-        while len(seen) < 3:
+        while len(seen) < SHARES:
             child.suspend()
-            signed_in.wait_for_timeout(HELD_MS)
+            page.wait_for_timeout(HELD_MS)
+            if not bar.is_visible():
+                break
             share = int(bar.get_attribute("aria-valuenow") or 0)
             assert share >= seen[-1]
             if share > seen[-1]:
                 seen.append(share)
                 assert bar.locator("div").get_attribute("style") == f"width: {share}%;"
-                expect(signed_in.get_by_text(f" … {share} %")).to_be_visible()
+                expect(page.get_by_text(f" … {share} %")).to_be_visible()
             child.resume()
             time.sleep(LET_GO_S)
+    except psutil.NoSuchProcess:
+        pass  # it was faster
     finally:
-        child.resume()
+        with suppress(psutil.NoSuchProcess):
+            child.resume()
     assert seen[-1] < 100
-    expect(signed_in.get_by_text("What was looked for")).to_be_visible(timeout=TASK_S)
+    expect(page.get_by_text("What was looked for")).to_be_visible(timeout=TASK_S)
     expect(bar).to_be_hidden()
+    return seen
 
 
 def doctors_process(live: Live) -> psutil.Process:

@@ -64,10 +64,8 @@ def announced_too_large(s: Subject) -> None:
 
 def announced_too_small(s: Subject) -> None:
     answer = s.wire([PURPOSE + FILE + GOOD + END], headers=f"{TYPE}Content-Length: 60\r\n")
-    if answer.body.startswith(b"{"):
-        s.refused(answer, "form")
-    else:  # the rest came first to be read, and it is no request
-        s.unreadable(answer)
+    # Whichever is read first: the form that is cut, or the rest of it, which is no request
+    s.refused(answer, "form" if b"invalid_http" not in answer.body else "HTTP/1.1")
 
 
 def endless(s: Subject) -> None:

@@ -154,10 +154,8 @@ class Subject:
             self._fault(f"the error has {len(answer.body)} bytes")
 
     def unreadable(self, answer: Answer) -> None:
-        """What is no HTTP is refused by the HTTP server, before there is a request that could have an envelope."""
-        self._count(answer)
-        if answer.status not in (400, 431) or not 0 < len(answer.body) <= 4096:
-            self._fault(f"answered {answer.status}: {answer.body[:200]!r}")
+        """What is no HTTP is refused before there is a request, in the same envelope."""
+        self.refused(answer, status=(400, 431))
 
     def accepted(self, answer: Answer) -> Any:
         """200, and its object."""

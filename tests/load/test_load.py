@@ -40,7 +40,9 @@ def test_every_call_is_answered_and_what_was_made_is_there(place: Deployment) ->
     calls = [GET, LIST, create_call(file_id), upload_call()]
     report = generated(Plan(place.address, [key], calls, 2.0, 96, ids=ids))
     answered = {name: call["statuses"] for name, call in report["calls"].items()}
-    assert all(set(statuses) <= {"200", "503"} for statuses in answered.values()), answered
+    # (more uploads at once than a project may have are told so)
+    allowed = {name: {"200", "503"} | ({"429"} if name == "upload" else set()) for name in answered}
+    assert all(set(statuses) <= allowed[name] for name, statuses in answered.items()), answered
     assert sum(call["broken"] + call["without_retry_after"] for call in report["calls"].values()) == 0
     made = answered["create"].get("200", 0)
     assert made > 0
