@@ -18,7 +18,8 @@ from tests.live import BASE, Live
 RUN_S = 150_000  # milliseconds in which a small job ends, also beside other work
 TASK_S = 60_000  # and one of the doctor's tasks
 GOOD_ROWS = 60
-LONG_LINES = (12_000, 48_000)  # seconds of work, of which some are looked at; more where they were over too soon
+LONG_LINES = (50_000, 200_000)  # seconds of work, of which some are looked at; more where they were over too soon
+BEGUN = "() => document.querySelector('[role=progressbar]')?.ariaValueNow !== '0'"  # or is over
 SHARES = 3  # that are to be seen, the first nothing
 LET_GO_S, HELD_MS = 0.2, 1800  # the service writes down how far it is once a second
 
@@ -201,6 +202,7 @@ def shares_shown(live: Live, page: Page, lines: int) -> list[int]:
     bar = page.get_by_role("progressbar")
     expect(bar).to_be_visible()
     child = doctors_process(live)
+    page.wait_for_function(BEGUN)
     seen = [0]
     try:
         while len(seen) < SHARES:
