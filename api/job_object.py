@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from api.wire import Page, Shown
+from core import measured_run
+from core.measured_run import MeasuredRun
 from core.models import Checkpoint, Job, JobEvent, JobStatus
 from core.protocol import FinalReport
 from core.spec import Hyperparameters, JobSpec, Method, Resolved, ShownDpoHyperparameters, ShownHyperparameters
@@ -45,6 +47,7 @@ class JobAttune(Shown):
     reasons: dict[str, str] | None
     plan: dict[str, Any] | None
     execution: dict[str, Any] | None
+    run: MeasuredRun | None  # what it was planned to take where it trains, and what it took
     template_hash: str | None
     report: FinalReport | None  # of a job that has succeeded
     priority: int
@@ -52,6 +55,7 @@ class JobAttune(Shown):
     max_duration_s: float | None
     spent_s: float  # training time of ended attempts
     attempt: int
+    attempts_lost: int  # ended without a result, by a crash or a lost worker
     worker: str | None
     progress: Progress
     started_at: int | None
@@ -189,8 +193,9 @@ def show_job(job: Job) -> JobObject:
             requested=spec.hyperparameters,
             resolved=resolved,
             reasons=job.reasons,
-            plan=job.plan,
+            plan=measured_run.plan_of(job),
             execution=job.execution,
+            run=measured_run.of_job(job),
             template_hash=job.template_hash,
             report=None if job.report is None else FinalReport.model_validate(job.report),
             priority=job.priority,
@@ -198,6 +203,7 @@ def show_job(job: Job) -> JobObject:
             max_duration_s=job.max_duration_s,
             spent_s=round(job.spent_s, 3),
             attempt=job.attempt,
+            attempts_lost=job.attempts_lost,
             worker=job.worker_id if job.status == JobStatus.RUNNING else None,
             progress=Progress(step=job.reported_step, total_steps=job.total_steps, snapshot_step=job.snapshot_step),
             started_at=seconds(job.started_at),

@@ -82,6 +82,7 @@ _VALUES: dict[str, Any] = {
     "organization_id": "proj_Kd8Jm5ZpXb4T",
     "owned_by": "default",
     "path": "adapter_model.safetensors",
+    "planned_memory_bytes": {"weights": 61_865_984, "activations": 81_788_928, "runtime": 99_614_720},
     "project_id": "proj_Kd8Jm5ZpXb4T",
     "result_files": [_FILE],
     "seed": 42,

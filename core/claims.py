@@ -13,10 +13,11 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Update, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
-from core import outbox
+from core import measured_run, outbox
 from core.alias_models import ModelAlias
 from core.db import db_now
 from core.jobs import NewEvent, add_events, move
+from core.measured_run import MeasuredRun
 from core.models import Checkpoint, File, Job, JobEvent, JobStatus, Model, Snapshot
 from core.protocol import FinalReport
 from core.spec import Execution, Resolved
@@ -226,13 +227,14 @@ def prepared(
 
 
 def started(
-    session: Session, claim: Claim, *, execution: Execution, template_hash: str, total_steps: int
+    session: Session, claim: Claim, *, execution: Execution, run: MeasuredRun, template_hash: str, total_steps: int
 ) -> Flags | None:
     """Fix the first claim's execution choices; a later attempt finds them in its task."""
     return report(
         session,
         claim,
         execution=execution.model_dump(mode="json"),
+        plan=measured_run.beside_plan(claim.job, run),
         template_hash=template_hash,
         total_steps=total_steps,
     )

@@ -272,13 +272,15 @@ def _verdict(worker: Worker, parts: dict[str, int], required: int, label: str | 
     )
 
 
-def summary(resolved: Resolved, shape: ModelShape, data: DataCounts) -> dict[str, Any]:
+def summary(resolved: Resolved, shape: ModelShape, data: DataCounts, validation: DataCounts | None) -> dict[str, Any]:
     """What a prepared job keeps of its plan, and `memory_bytes` of the least that a worker needs for it."""
     least = Execution(precision="bfloat16", micro_tokens=memory_plan.LEAST_MICRO_TOKENS, threads=1, checkpointing=True)
     return {
         "training_examples": data.examples,
         "training_tokens": data.tokens,
         "supervised_tokens": data.supervised_tokens,
+        "validation_examples": validation.examples if validation else 0,
+        "validation_tokens": validation.tokens if validation else 0,
         "longest_example_tokens": data.longest_tokens,
         "dropped_examples": len(data.dropped_lines),
         "truncated_examples": len(data.truncated_lines),

@@ -176,7 +176,7 @@ class Job(Base):
     # what preparation and the first claim fixed
     resolved: Mapped[dict[str, Any] | None]  # core.spec.Resolved
     reasons: Mapped[dict[str, Any] | None]  # hyperparameter -> why
-    plan: Mapped[dict[str, Any] | None]
+    plan: Mapped[dict[str, Any] | None]  # and within it core.measured_run.MeasuredRun
     execution: Mapped[dict[str, Any] | None]  # core.spec.Execution
     template_date: Mapped[str | None]
     template_hash: Mapped[str | None]

@@ -246,7 +246,7 @@ class Preparer:
                 validation = self._count(inputs.validation, renderer, Path(scratch), "validation_file", spec, shape)
         resolved, reasons = plan.resolve(spec.hyperparameters, training, validation, shape, spec.method)
         check_prompts(renderer, resolved.sample_prompts, shape.context)
-        summary = dry_run.summary(resolved, shape, training)
+        summary = dry_run.summary(resolved, shape, training, validation)
         crash_points.here("prepare.counted")
         holding.settle()
         with self._database.begin() as session:

@@ -85,6 +85,9 @@ class Started(Frozen):
 
     report: Literal["started"] = "started"
     execution: Execution
+    device: str
+    device_name: str
+    memory_bytes: dict[str, int]  # planned for this execution on that device, by part
     total_steps: int
     resumed_step: int  # 0 for a fresh start
     training_examples: int
@@ -109,6 +112,7 @@ class Step(Frozen):
     grad_norm: float
     tokens: int  # in this step, prompt and completion
     tokens_per_s: float
+    peak_memory_bytes: int | None = None  # of the run so far; None where it is not measured
     valid_loss: float | None = None
     valid_mean_token_accuracy: float | None = None
     full_valid_loss: float | None = None
@@ -179,6 +183,7 @@ class Trained(Frozen):
     stopped_early: bool = False
     final_valid_loss: float  # on the probe set that the proof recomputes: validation file, else first examples
     adapter_sha256: str  # of the weights' file
+    peak_memory_bytes: int | None = None  # of the run; of several processes, the one that took the most
 
 
 class Stopped(Frozen):

@@ -74,6 +74,22 @@ def seconds(resolved: Resolved, training: DataCounts, validation: DataCounts | N
     return tokens / rate.tokens_per_s
 
 
+def of_job(job: Job, shape: ModelShape, rates: Rates, device_name: str) -> float | None:
+    """Seconds that a prepared job takes on such a device, by its plan's counts; None where nothing was measured."""
+    plan = job.plan
+    if plan is None or job.resolved is None:
+        return None
+    resolved = Resolved.model_validate(job.resolved)
+    rate = rates.of(device_name, job.base_model, shape, resolved)
+    if rate is None:
+        return None
+    training = DataCounts(plan["training_examples"], plan["training_tokens"], plan["supervised_tokens"], 0)
+    validation = None
+    if plan.get("validation_examples"):
+        validation = DataCounts(plan["validation_examples"], plan["validation_tokens"], 0, 0)
+    return seconds(resolved, training, validation, rate)
+
+
 class Queue:
     """When each worker will be free for a job of some priority."""
 
@@ -105,15 +121,8 @@ class Queue:
         if not known:
             return
         free, worker = min(known, key=lambda pair: pair[0])
-        shape, plan = shapes.get(job.base_model), job.plan
-        if shape is None or plan is None or job.resolved is None:
-            self.free_in_s[worker.id] = None
-            return
-        resolved = Resolved.model_validate(job.resolved)
-        rate = rates.of(worker.device_name, job.base_model, shape, resolved)
-        examples, tokens = int(plan["training_examples"]), int(plan["training_tokens"])
-        counts = DataCounts(examples, tokens, int(plan["supervised_tokens"]), 0)
-        taken = None if rate is None else seconds(resolved, counts, None, rate)
+        shape = shapes.get(job.base_model)
+        taken = None if shape is None else of_job(job, shape, rates, worker.device_name)
         self.free_in_s[worker.id] = None if taken is None else free + taken
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 
-from core import claims, crash_points, time_plan
+from core import claims, crash_points, measured_run, time_plan
 from core.db import Session
 from core.durable import NO_ROOM
 from core.jobs import NewEvent
+from core.measured_run import MeasuredRun
 from core.protocol import (
     CheckpointSaved,
     Failed,
@@ -50,6 +51,9 @@ class JobRun:
         self._unsaved = 0  # snapshots in a row that found no room
         self._heard_at = 0.0
         self._longest_silence_s = 0.0
+        self._run: MeasuredRun | None = measured_run.of_job(attempt.job)
+        self._trained_before_s = 0.0  # of the job, before the engine last began
+        self._stepped_at = 0.0
         self._tracking = Tracking(attempt)
         self._timed_tokens = 0  # of all steps but the attempt's first, which warms up
         self._timed_s: float | None = None
@@ -122,7 +126,7 @@ class JobRun:
                 self._attempt.tell(report.message, level=report.level, **report.data)
             case Trained():
                 self._tracking.finish()
-                self._note_throughput()
+                self._note_what_it_took(report)
                 publish_final(self._attempt, report, self._template_hash, self._engine, self._tracking)
             case Stopped() if self._asked_to_stop is not None:
                 self._attempt.stop(self._asked_to_stop)
@@ -163,22 +167,31 @@ class JobRun:
             self._attempt.fail(report.code, report.message, report.param)
 
     def _time(self, step: Step) -> None:
+        self._stepped_at = time.monotonic()
         if self._timed_s is None:
             self._timed_s = 0.0
             return
         self._timed_tokens += step.tokens
         self._timed_s += step.tokens / step.tokens_per_s
 
-    def _note_throughput(self) -> None:
-        """For the plans of jobs to come."""
-        if not self._timed_s:
-            return
-        tokens_per_s, attempt = self._timed_tokens / self._timed_s, self._attempt
+    def _measured(self, peak_memory_bytes: int | None) -> MeasuredRun:
+        """The run as far as it has come."""
+        if self._run is None:
+            raise EngineDied("the engine trained before it said that it had started")
+        trained_s = self._trained_before_s + self._stepped_at - self._started_at
+        peak = self._run.peak_memory_bytes if peak_memory_bytes is None else peak_memory_bytes
+        self._run = self._run.model_copy(update={"peak_memory_bytes": peak, "trained_s": round(trained_s, 1)})
+        return self._run
+
+    def _note_what_it_took(self, report: Trained) -> None:
+        """For the job itself, and for the plans of jobs to come."""
+        attempt, run = self._attempt, self._measured(report.peak_memory_bytes)
 
         def write(session: Session) -> claims.Flags | None:
             job = attempt.job
-            flags = claims.report(session, attempt.claim)
-            if flags is not None:
+            flags = claims.report(session, attempt.claim, plan=measured_run.beside_plan(job, run))
+            if flags is not None and self._timed_s:
+                tokens_per_s = self._timed_tokens / self._timed_s
                 time_plan.note_throughput(session, job.worker_id, job.base_model, attempt.resolved, tokens_per_s)
             return flags
 
@@ -194,15 +207,18 @@ class JobRun:
         """Also when the engine begins again from its newest snapshot, a rung of the ladder lower."""
         is_first = self._started is None
         self._started = report
-        self._started_at = time.monotonic()
-        attempt = self._attempt
+        self._started_at = self._stepped_at = time.monotonic()
+        attempt, before = self._attempt, self._run
+        self._trained_before_s = before.trained_s if before else 0.0
 
         def write(session: Session) -> claims.Flags | None:
+            self._run = measured_run.begun(session, attempt.job, report, before)
             self._known_losses = claims.reported_losses(session, attempt.job.id, report.resumed_step, report.execution)
             return claims.started(
                 session,
                 attempt.claim,
                 execution=report.execution,
+                run=self._run,
                 template_hash=report.template_hash,
                 total_steps=report.total_steps,
             )
@@ -228,7 +244,7 @@ class JobRun:
         self._reported_step = max(self._reported_step, last.step)
         done = last.step - (self._started.resumed_step if self._started else 0)
         seconds_left = (time.monotonic() - self._started_at) / max(done, 1) * (last.total_steps - last.step)
-        tries = 0
+        run, tries = self._measured(last.peak_memory_bytes), 0
 
         def write(session: Session) -> claims.Flags | None:
             nonlocal tries
@@ -241,6 +257,7 @@ class JobRun:
                 [] if written else events,
                 reported_step=self._reported_step,
                 seconds_left=seconds_left,
+                plan=measured_run.beside_plan(self._attempt.job, run),
             )
 
         self._attempt.write(write)
@@ -255,5 +272,5 @@ def _metrics_event(step: Step) -> NewEvent:
         text += f", validation loss={step.valid_loss:.2f}"
     if step.full_valid_loss is not None:
         text += f", full validation loss={step.full_valid_loss:.2f}"
-    data = step.model_dump(exclude={"report"}, exclude_none=True)
+    data = step.model_dump(exclude={"report", "peak_memory_bytes"}, exclude_none=True)
     return NewEvent(text, type="metrics", data=data)

@@ -102,7 +102,7 @@ class Tracking:
 
     def step(self, step: Step) -> None:
         for run in self._runs.values():
-            run.send(step.model_dump(exclude={"report"}, exclude_none=True))
+            run.send(step.model_dump(exclude={"report", "peak_memory_bytes"}, exclude_none=True))
 
     def look(self) -> None:
         """Write what the programs have said since: the run for the job's echo, or a warning."""

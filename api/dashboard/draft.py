@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from api.dashboard.rest import Json
 
-LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768)  # tokens
+Stops = list[tuple[str, str]]  # values, in order, and how each is shown
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
@@ -34,7 +34,7 @@ class Setting:
     options: tuple[tuple[str, str], ...] = ()
     is_slider: bool = False
 
-    def stops(self, now: str) -> list[tuple[str, str]]:
+    def stops(self, now: str) -> Stops:
         """The options, and among them what stands there now, should that be another number."""
         if now in ("", *(value for value, _ in self.options)):
             return list(self.options)
@@ -131,12 +131,20 @@ SETTINGS = (
     Setting(
         "length",
         "Longest example",
-        "In tokens; memory follows it. Lower it to fit a smaller GPU. An example that is longer stops the job and "
-        "names its line.",
+        "In tokens, up to what the base reads; memory follows it. To go below your longest example, choose first what "
+        "becomes of longer ones.",
         ("attune", "max_example_tokens"),
         _whole(8, 1_048_576),
-        tuple((str(size), f"{size:,}") for size in LENGTHS),
         is_slider=True,
+    ),
+    Setting(
+        "too_long",
+        "Longer examples",
+        "What becomes of them. Left alone, the first one stops the job, and the error names its line. No answer is "
+        "ever cut.",
+        ("attune", "too_long"),
+        str,
+        (("drop", "Leave them out"), ("truncate", "Cut their prompts")),
     ),
     Setting(
         "quantization",
@@ -231,6 +239,7 @@ def from_job(job: Json) -> Draft:
         "epochs": asked["n_epochs"],
         "batch": asked["batch_size"],
         "length": asked["max_example_tokens"],
+        "too_long": "auto" if asked["too_long"] == "error" else asked["too_long"],
         "quantization": asked["quantization"],
         "seed": job["seed"],
     }

@@ -1,14 +1,12 @@
-"""What a job's page shows beside its curves: how far it is, its checkpoints, the plan against what happened."""
+"""What a job's page shows beside its curves: how far it is, and its checkpoints."""
 
 from __future__ import annotations
 
 import time
 
 from api.dashboard.answers import comparing
-from api.dashboard.bases import short_bytes, short_count
 from api.dashboard.blocks import card, facts, link, notice, tag, text
 from api.dashboard.plan_panel import lasting
-from api.dashboard.reasons import show_reasons
 from api.dashboard.rest import Json
 
 OVER = ("succeeded", "failed", "cancelled")
@@ -69,12 +67,16 @@ def progress_card(job: Json) -> None:
             [
                 ("Base", job["model"]),
                 *([] if job["status"] in OVER else [("Worker", ours["worker"] or "none now")]),
-                ("Attempt", str(ours["attempt"])),
+                *([("Interrupted", _times(ours["attempts_lost"]))] if ours["attempts_lost"] else []),
                 ("Seed", str(job["seed"])),
                 ("Id", job["id"]),
             ],
             "by-length",
         )
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _where(job: Json) -> str:
@@ -94,31 +96,3 @@ def _time_left(job: Json) -> str:
     if job["estimated_finish"] is not None:
         return f"about {lasting(max(1, job['estimated_finish'] - time.time()))} left"
     return ""
-
-
-def plan_card(job: Json) -> None:
-    plan, resolved = job["attune"]["plan"], job["attune"]["resolved"]
-    if plan is None or resolved is None:
-        return
-    done = job["attune"]["progress"]["step"]
-    with card("Plan and outcome"):
-        lora = resolved["lora"]
-        rows = [("Steps", f"{resolved['total_steps']} planned{'' if job['status'] == 'running' else f', {done} done'}")]
-        if "training_tokens" in plan:
-            trained = "" if job["trained_tokens"] is None else f", {short_count(job['trained_tokens'])} trained"
-            rows.append(("Tokens", f"{short_count(plan['training_tokens'] * resolved['n_epochs'])} planned{trained}"))
-        if "trainable_parameters" in plan:
-            rows.append(("Trainable", f"{short_count(plan['trainable_parameters'])} parameters"))
-        if "memory_bytes" in plan:
-            rows.append(("Memory", short_bytes(sum(plan["memory_bytes"].values()))))
-        rows.append(("Learning rate", f"{resolved['learning_rate']:g}"))
-        if lora is not None:
-            rows += [
-                ("Rank", str(lora["rank"])),
-                ("Scale", f"{lora['scale']:g}x (alpha {lora['scale'] * lora['rank']:g})"),
-            ]
-        rows += [("Epochs", str(resolved["n_epochs"])), ("Batch size", str(resolved["batch_size"]))]
-        facts(rows)
-        with tag("details", "fold"):
-            text("summary", "Why these values")
-            show_reasons(resolved, job["attune"]["reasons"] or {})

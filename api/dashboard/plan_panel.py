@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from nicegui import background_tasks
@@ -24,9 +25,11 @@ class PlanPanel:
     a fold stays open, and a slider that is moved is answered by a few numbers and not by a page.
     """
 
-    def __init__(self, visit: Visit, draft: Draft) -> None:
+    def __init__(self, visit: Visit, draft: Draft, on_plan: Callable[[Json], Awaitable[None]]) -> None:
+        """`on_plan` gets each plan of the draft as it stands."""
         self._visit = visit
         self._draft = draft
+        self._on_plan = on_plan
         self._asked = 0
         self._plan: Json | None = None
         self._values: dict[str, TextElement] = {}
@@ -75,6 +78,7 @@ class PlanPanel:
                     self._problem.clear()
                     self._answer.set_visibility(True)
                     self._show(plan, before)
+                    await self._on_plan(plan)
                     return
                 await asyncio.sleep(ASK_AGAIN_S)
 

@@ -7,15 +7,18 @@ from collections.abc import Callable
 from nicegui.elements.mixins.text_element import TextElement
 
 from api.dashboard.blocks import tag, text
-from api.dashboard.draft import PRESETS, SETTINGS, Draft, Setting, Unreadable
+from api.dashboard.draft import BY_NAME, PRESETS, SETTINGS, Draft, Setting, Unreadable
 from api.dashboard.fields import Field, choice_field, slider_field, text_field
+from api.dashboard.length_bounds import LengthBounds
 
 AUTO = "Automatic"
 
 
 class SettingsForm:
-    def __init__(self, draft: Draft, on_change: Callable[[], None]) -> None:
+    def __init__(self, draft: Draft, bounds: LengthBounds, on_change: Callable[[], None]) -> None:
         self._draft = draft
+        self._bounds = bounds
+        self._bounded = bounds.ends  # as the slider of lengths shows them
         self._on_change = on_change
         self._alpha: TextElement | None = None
         with tag("fieldset", "stack tight"):
@@ -45,29 +48,40 @@ class SettingsForm:
         self._show_fields()
         self._on_change()
 
+    def fit_length(self) -> None:
+        """Give the slider of lengths other stops where data or base have changed its ends; else leave it as it is."""
+        if self._bounded != self._bounds.ends:
+            self._bounded = self._bounds.ends
+            self._length.clear()
+            with self._length:
+                self._field(BY_NAME["length"])
+
     def _show_fields(self) -> None:
         self._fields.clear()
         with self._fields:
             for setting in SETTINGS:
-                self._field(setting)
+                with tag("div", "stack tight") as place:
+                    self._field(setting)
+                if setting.name == "length":
+                    self._length = place
 
     def _field(self, setting: Setting) -> None:
+        bounded = self._bounds.stops() if setting.name == "length" else None  # which may move what stands there
         now = self._draft.settings.get(setting.name, "")
-        with tag("div", "stack tight"):
-            if setting.is_slider:
-                stops = [("", AUTO), *setting.stops(now)]
-                slider_field(
-                    setting.label,
-                    stops,
-                    value=now,
-                    help=setting.help,
-                    on_change=lambda chosen: self._set(setting, chosen, problem),
-                )
-            else:
-                field = self._plain_field(setting, now, lambda: self._set(setting, field.value, problem))
-            problem = text("span", "", "problem").props('role="alert"')
-            if setting.name == "scale":
-                self._alpha = text("span", self._draft.alpha(), "effect")
+        if setting.is_slider:
+            stops = setting.stops(now) if bounded is None else bounded
+            slider_field(
+                setting.label,
+                [("", AUTO), *stops],
+                value=now,
+                help=setting.help,
+                on_change=lambda chosen: self._set(setting, chosen, problem),
+            )
+        else:
+            field = self._plain_field(setting, now, lambda: self._set(setting, field.value, problem))
+        problem = text("span", "", "problem").props('role="alert"')
+        if setting.name == "scale":
+            self._alpha = text("span", self._draft.alpha(), "effect")
 
     def _plain_field(self, setting: Setting, now: str, on_change: Callable[[], None]) -> Field:
         if setting.options:

@@ -9,9 +9,11 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from core import claims, job_files, tenancy
+from core import claims, job_files, losses, tenancy
 from core.jobs import NewEvent
+from core.measured_run import MeasuredRun
 from core.models import Job
+from core.spec import Execution
 from tests.api.place import BASE, RESOLVED, Place, Tenant, examples
 
 REQUIRED = (
@@ -41,6 +43,7 @@ def test_a_new_job_has_every_field(tenant: Tenant) -> None:
     assert (shown["user_provided_suffix"], shown["metadata"]) == ("naïve 模型", {"team": "a"})
     assert shown["result_files"] == []
     assert shown["attune"]["requested"]["lora"]["rank"] == 4
+    assert (shown["attune"]["plan"], shown["attune"]["run"], shown["attune"]["attempts_lost"]) == (None, None, 0)
     assert (shown["attune"]["priority"], shown["attune"]["label"], shown["attune"]["max_duration_s"]) == (3, "here", 60)
 
 
@@ -198,6 +201,26 @@ def test_a_running_job_is_asked_and_ends_once(web: Place, tenant: Tenant) -> Non
     assert len(done.result_files) == 1
     with pytest.raises(openai.BadRequestError, match="already succeeded"):
         jobs.cancel(job_id)
+
+
+def test_a_run_is_shown_beside_its_plan_and_a_lost_attempt_is_counted(web: Place, tenant: Tenant) -> None:
+    job_id = tenant.job(attune={"label": "here"})
+    web.prepare(job_id)
+    claim = web.start(job_id)
+    run = MeasuredRun(
+        device="cpu", device_name="CPU", planned_memory_bytes={"weights": 300}, planned_s=None, peak_memory_bytes=250
+    )  # fmt: skip
+    execution = Execution(precision="float32", micro_tokens=512, threads=1)
+    with web.database.begin() as session:
+        assert claims.started(session, claim, execution=execution, run=run, template_hash="t", total_steps=9)
+    ours = tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()["attune"]
+    assert ours["run"] == run.model_dump()
+    assert (ours["plan"], ours["attempts_lost"]) == ({"training_tokens": 99}, 0)
+    with web.database.begin() as session:
+        assert losses.lose(session, claim, "the engine crashed")
+    ours = tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()["attune"]
+    assert (ours["run"], ours["attempts_lost"]) == (run.model_dump(), 1)
+    tenant.openai.fine_tuning.jobs.cancel(job_id)
 
 
 def test_a_job_continues_from_a_model_or_any_of_its_checkpoints(web: Place, tenant: Tenant) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 from playwright.sync_api import Browser, Page, expect
@@ -9,6 +10,11 @@ from playwright.sync_api import Browser, Page, expect
 from tests.dashboard.browser import grave_findings
 from tests.dashboard.conftest import PROMPTS, Trained
 from tests.live import BASE, Live
+
+LONG = "\n".join(
+    json.dumps({"messages": [{"role": "user", "content": "please " * 60}, {"role": "assistant", "content": f"{n}"}]})
+    for n in range(16)
+)
 
 
 def test_what_the_model_answers_is_seen_over_time(live: Live, trained: Trained, signed_in: Page) -> None:
@@ -84,6 +90,47 @@ def test_what_was_typed_outlives_every_change_of_the_page(live: Live, signed_in:
     assert rank.input_value() == "2"
     expect(signed_in.get_by_text("lora rank: 8", exact=True)).to_be_visible()
     expect(signed_in.get_by_text("rank 8, scale 2x", exact=True)).to_be_visible()
+
+
+def test_the_slider_of_lengths_ends_at_what_the_base_reads_and_at_the_longest_example(
+    live: Live, signed_in: Page
+) -> None:
+    """No stop of it is one that the plan refuses: not above the base's context, not below the data."""
+    with live.http() as http:
+        bases = http.get("/v1/attune/base_models").json()["data"]
+        context = next(base["context_tokens"] for base in bases if base["id"] == BASE)
+    file = live.client().files.create(file=("long.jsonl", LONG.encode()), purpose="fine-tune")
+    signed_in.goto(f"{live.address}/dashboard/new")
+    signed_in.get_by_text("All settings").click()
+    slider = signed_in.get_by_label("Longest example", exact=True)
+    slider.press("End")
+    expect(slider).to_have_attribute("aria-valuetext", f"{context:,}")
+    slider.press("Home")
+    slider.press("ArrowRight")
+    expect(slider).to_have_attribute("aria-valuetext", "128")  # no data yet, which could be longer
+
+    signed_in.goto(f"{live.address}/dashboard/new?training_file={file.id}")
+    signed_in.get_by_text("All settings").click()
+    figure = signed_in.locator(".plan .facts div").filter(has_text="Longest example")
+    expect(figure).to_contain_text("tokens", timeout=30_000)
+    longest = int(re.sub(r"\D", "", figure.inner_text()))
+    assert 128 < longest < context
+    stops = int(slider.get_attribute("max") or 0)
+    for stop in range(1, stops + 1):
+        slider.press("ArrowRight")
+        expect(slider).not_to_have_attribute("aria-valuetext", "Automatic")
+        length = slider.get_attribute("aria-valuetext")
+        expect(figure).to_contain_text(f"{length} tokens")
+        assert longest <= int((length or "").replace(",", "")) <= context, stop
+    expect(slider).to_have_attribute("aria-valuetext", f"{context:,}")
+
+    # Shorter ones, once it is said what becomes of the others
+    signed_in.get_by_label("Longer examples").select_option("truncate")
+    slider.press("Home")
+    slider.press("ArrowRight")
+    expect(slider).to_have_attribute("aria-valuetext", "128")
+    expect(figure).to_contain_text("128 tokens")
+    expect(signed_in.locator(".plan").get_by_role("alert")).to_have_count(0)
 
 
 def test_the_sample_fills_in_what_was_left_empty(live: Live, signed_in: Page) -> None:

@@ -54,6 +54,9 @@ def test_from_the_first_visit_to_a_finished_job(live: Live, finished: str, signe
     expect(signed_in.get_by_text("Trained, proven and ready to use: ft:")).to_be_visible()
     expect(signed_in.get_by_text("The job has successfully completed")).to_be_visible()
     expect(signed_in.get_by_text("best", exact=True)).to_be_visible()
+    expect(signed_in.get_by_text(re.compile(r"^\d[\d.]* MiB planned, \d[\d.]* [MG]iB at the peak$"))).to_be_visible()
+    expect(signed_in.get_by_text(re.compile(r"(^|planned, )(\d+ min )?\d+ s taken$"))).to_be_visible()
+    expect(signed_in.get_by_text("Interrupted", exact=True)).to_be_hidden()
     chart = signed_in.locator(".chart")
     signed_in.wait_for_function(CHART_FILLS)
     chart.locator("canvas").hover()
@@ -109,14 +112,34 @@ def test_an_uploaded_file_is_judged_where_it_was_dropped(live: Live, signed_in: 
     expect(signed_in.get_by_text("good.jsonl: 64 examples. Every line is well-formed.")).to_be_visible()
 
 
-def test_pause_resume_and_cancel_from_the_page(live: Live, signed_in: Page) -> None:
+def test_a_job_paused_and_resumed_from_the_page_ends_well(live: Live, signed_in: Page) -> None:
+    """It goes on from where it was, also when the training program is killed after that, and the page says so."""
     client = live.client()
-    job_id = create(client, "paused", epochs=50)
-    wait_for_step(client, job_id, 2, RUN_S / 1000)
+    job_id = create(client, "paused", epochs=15)
     signed_in.goto(f"{live.address}/dashboard/jobs/{job_id}")
-    signed_in.get_by_role("button", name="Pause").click()
+    pause = signed_in.get_by_role("button", name="Pause")
+    expect(pause).to_be_visible(timeout=RUN_S)
+    wait_for_step(client, job_id, 2, RUN_S / 1000)
+    pause.click()
     expect(signed_in.get_by_text("Paused", exact=True)).to_be_visible(timeout=30_000)
+    reached = client.fine_tuning.jobs.retrieve(job_id).to_dict()["attune"]["progress"]["snapshot_step"]  # type: ignore[index]
+    assert 2 <= reached < 120
+    expect(signed_in.get_by_text("Interrupted", exact=True)).to_be_hidden()  # which a pause is not
     signed_in.get_by_role("button", name="Resume").click()
+    expect(signed_in.get_by_text("Running", exact=True)).to_be_visible(timeout=60_000)
+    wait_for_step(client, job_id, reached + 1, RUN_S / 1000)
+    live.processes("worker.engine")[0].kill()
+    expect(signed_in.get_by_text("Trained, proven and ready to use: ft:")).to_be_visible(timeout=RUN_S)
+    expect(signed_in.get_by_text("Step 120 of 120", exact=True)).to_be_visible()
+    expect(signed_in.get_by_text("120 planned, 120 done", exact=True)).to_be_visible()
+    expect(signed_in.locator("div").filter(has_text=re.compile("^Interruptedonce$"))).to_be_visible()
+    assert client.fine_tuning.jobs.retrieve(job_id).status == "succeeded"
+
+
+def test_a_running_job_is_cancelled_from_the_page(live: Live, signed_in: Page) -> None:
+    client = live.client()
+    job_id = create(client, "cancelled", epochs=50)
+    signed_in.goto(f"{live.address}/dashboard/jobs/{job_id}")
     expect(signed_in.get_by_text("Running", exact=True)).to_be_visible(timeout=60_000)
     signed_in.get_by_role("button", name="Cancel").click()
     signed_in.get_by_role("button", name="Keep it running").click()
@@ -193,7 +216,9 @@ def test_the_list_is_searched_and_filtered(finished: str, signed_in: Page) -> No
     expect(row).to_be_visible()
 
 
-def test_the_keyboard_alone_starts_a_job(live: Live, signed_in: Page) -> None:
+def test_the_keyboard_alone_leads_to_a_finished_job(live: Live, signed_in: Page) -> None:
+    """And on to what it has learnt, beside its base."""
+
     def tab_to(name: str) -> None:
         for _ in range(60):
             signed_in.keyboard.press("Tab")
@@ -213,9 +238,20 @@ def test_the_keyboard_alone_starts_a_job(live: Live, signed_in: Page) -> None:
     tab_to("Use the sample data")
     signed_in.keyboard.press("Enter")
     expect(signed_in.get_by_text("Every line is well-formed.")).to_be_visible()
+    tab_to("Right for most.")  # the preset that is chosen, from which the arrows lead on
+    signed_in.keyboard.press("ArrowLeft")
+    expect(signed_in.get_by_role("radio", name="Quick look")).to_be_checked()
+    tab_to("All settings")
+    signed_in.keyboard.press("Enter")
+    tab_to("Batch size")
+    signed_in.keyboard.type("128")
     tab_to("Start training")
     signed_in.keyboard.press("Enter")
     signed_in.wait_for_url(STARTED)
     started = STARTED.search(signed_in.url)
     assert started is not None
-    live.client().fine_tuning.jobs.cancel(started[1])
+    expect(signed_in.get_by_text("Trained, proven and ready to use: ft:")).to_be_visible(timeout=RUN_S)
+    assert live.client().fine_tuning.jobs.retrieve(started[1]).status == "succeeded"
+    tab_to("Compare with its base")
+    signed_in.keyboard.press("Enter")
+    signed_in.wait_for_url("**/compare?*")

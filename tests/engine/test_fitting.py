@@ -206,6 +206,7 @@ def test_a_step_without_memory_leads_a_rung_lower_from_the_newest_snapshot(
     assert told.message.endswith("goes on from the snapshot of step 7.")
     assert {"step": 7, "resumed_step": 7}.items() <= told.data.items()
     assert [(each.execution, each.resumed_step) for each in started] == [(above, 0), (below, 7)]
+    assert started[0].memory_bytes != started[1].memory_bytes  # each is planned for what it runs with
     # To the last bit what the next attempt would have made of the snapshot, and the same run but for rounding
     assert losses(reports)[7:] == losses(rest)
     assert of_type(Trained, reports)[0].adapter_sha256 == of_type(Trained, rest)[0].adapter_sha256

@@ -119,6 +119,9 @@ def _checkpoint(state: State, folder: Path) -> CheckpointSaved:
 def _started(task: TrainTask, state: State, execution: Execution, data: bytes) -> Started:
     return Started(
         execution=execution,
+        device="cpu",
+        device_name="none",
+        memory_bytes={"weights": execution.micro_tokens, "activations": 0 if execution.checkpointing else 512},
         total_steps=task.resolved.total_steps,
         resumed_step=state.step,
         training_examples=data.count(b"\n") + 1,
@@ -177,6 +180,7 @@ def _train(item: Work, folder: WorkFolder, reports: Reports) -> Failed | None:
                 grad_norm=1.0,
                 tokens=10,
                 tokens_per_s=10 / STEP_S,
+                peak_memory_bytes=1000 + state.step,
             )
         )
         if state.step % CHECKPOINT_EVERY == 0 and state.step < total:

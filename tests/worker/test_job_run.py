@@ -11,7 +11,7 @@ import psutil
 import pytest
 from sqlalchemy import select
 
-from core import claims, job_files, migrate
+from core import claims, job_files, measured_run, migrate
 from core.claims import Claim
 from core.db import Database, open_database
 from core.models import BaseModelRow, Job, JobEvent
@@ -107,6 +107,11 @@ def test_an_engine_that_begins_again_a_rung_lower_is_followed(
     assert job.status == "succeeded", job.error
     assert job.execution is not None
     assert job.execution["checkpointing"] is True  # which the next attempt would have begun with
+    run = measured_run.of_job(job)
+    assert run is not None
+    assert run.planned_memory_bytes == {"weights": 512, "activations": 0}  # of the rung that it ended on
+    assert run.peak_memory_bytes == 1000 + STEPS
+    assert run.trained_s > 0
     # Steps that were made twice are told once, and that they differ by rounding is no news
     assert [event.data["step"] for event in events if event.type == "metrics" and event.data] == [*range(1, STEPS + 1)]
     assert [event.message for event in events if event.level == "warn"] == ["Memory ran out"]

@@ -13,7 +13,7 @@ import torch
 
 from core import memory_plan
 from core.memory_plan import CPU_MICRO_TOKENS, CPU_SHARE, CUDA_MICRO_TOKENS, CUDA_SHARE, Workload
-from core.model_shape import shape_of
+from core.model_shape import ModelShape, shape_of
 from core.protocol import TrainTask
 from core.spec import Execution, Training
 from worker.engine.model import Precision, parameter_count, resolve_device
@@ -55,19 +55,29 @@ def choose_precision(device: torch.device) -> Precision:
 
 def choose(task: TrainTask, workload: Workload, threads: int) -> Execution:
     """The execution of a run that has none yet: what the plan's memory allows on this device."""
-    target, folder, resolved = resolve_device(task.device), Path(task.base_folder), task.resolved
+    target, resolved = resolve_device(task.device), task.resolved
     on_gpu = target.type == "cuda"
-    shape = shape_of(json.loads((folder / "config.json").read_bytes()), parameter_count(folder))
     least, most = CUDA_MICRO_TOKENS if on_gpu else CPU_MICRO_TOKENS
     # What every weight is trained in has to hold its smallest change
     precision = "float32" if resolved.training is Training.FULL else choose_precision(target)
     room = (task.memory_bytes or device_memory_bytes(target)) * (CUDA_SHARE if on_gpu else CPU_SHARE)
     return memory_plan.choose(
         resolved,
-        shape,
+        _shape(task),
         workload,
         Execution(precision=precision, micro_tokens=least, threads=threads),
         most_tokens=most,
         room_bytes=room,
         on_gpu=on_gpu,
     )
+
+
+def planned_memory(task: TrainTask, workload: Workload, chosen: Execution) -> dict[str, int]:
+    """What the plan says that a run so executed takes of this device, in bytes by part."""
+    on_gpu = resolve_device(task.device).type == "cuda"
+    return memory_plan.memory(task.resolved, _shape(task), chosen, workload, on_gpu=on_gpu)
+
+
+def _shape(task: TrainTask) -> ModelShape:
+    folder = Path(task.base_folder)
+    return shape_of(json.loads((folder / "config.json").read_bytes()), parameter_count(folder))

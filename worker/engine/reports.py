@@ -11,7 +11,7 @@ from worker.engine.loss import Mean, Rewards
 
 def of_step(
     step: int, total_steps: int, learnt: Learnt, few: Mean | None, full: Mean | None, *,
-    rate: float, tokens: int, seconds: float,
+    rate: float, tokens: int, seconds: float, peak_memory_bytes: int | None,
 ) -> Step:  # fmt: skip
     """`few` and `full`: what validation measured after the step, where it fell due."""
     return Step(
@@ -23,6 +23,7 @@ def of_step(
         grad_norm=learnt.norm,
         tokens=tokens,
         tokens_per_s=tokens / seconds,
+        peak_memory_bytes=peak_memory_bytes,
         valid_loss=few.loss if few else None,
         valid_mean_token_accuracy=few.accuracy if few else None,
         full_valid_loss=full.loss if full else None,

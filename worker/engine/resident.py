@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from core.errors import AttuneError
 from core.spec import Quantization
 from worker.engine.model import Precision, keep_dequantised, load_base, resolve_device
+from worker.engine.peak_memory import resident_bytes
 from worker.engine.quantised import QuantisedCopies
 from worker.engine.token_cache import TokenCache
 from worker.engine.verify import verify
@@ -40,6 +41,7 @@ class Resident:
         """`cache`: a folder for quantised bases and tokenised files; without one nothing is kept on disk."""
         self._copies = QuantisedCopies(cache / "bases" if cache else None)
         self.tokens = TokenCache(cache / "tokens" if cache else None)
+        self.idle_bytes = resident_bytes("VmRSS")  # of this process, before any base
         self._key: BaseKey | None = None
         self._model: PreTrainedModel | None = None
         self._dequantised = False

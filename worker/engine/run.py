@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -29,15 +28,13 @@ from core.protocol import (
     Step,
     Stopped,
     Trained,
-    TrainTask,
-    WorkFolder,
 )
-from core.render import Renderer
 from core.spec import Execution
+from worker.engine import execution as machine
 from worker.engine import reports
 from worker.engine.adapter import JsonValue
 from worker.engine.checkpointing import Recomputed
-from worker.engine.data import Batches, Dataset, probe_segments
+from worker.engine.data import Batches, probe_segments
 from worker.engine.early_stopping import EarlyStopping
 from worker.engine.fitting import Ladder, Rung, try_pack
 from worker.engine.full import FullWeights, stored_dtype
@@ -49,11 +46,11 @@ from worker.engine.out_of_memory import AnyOutOfMemory
 from worker.engine.pack import Segment
 from worker.engine.parallel import World
 from worker.engine.preference import Preference
+from worker.engine.prepared import Lower, Prepared
 from worker.engine.randomness import random_states, restore_random_states
 from worker.engine.result import write_result
 from worker.engine.samples import Sampler
 from worker.engine.snapshot import (
-    Identity,
     Progress,
     Snapshot,
     library_versions,
@@ -67,28 +64,6 @@ from worker.engine.worst_pack import Lengths
 SNAPSHOT_SHARE = 0.05  # of the running time that snapshots may take at most
 
 Reporter = Callable[[BaseModel], None]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A task with its data read: what a run is made from, however the device will hold the base."""
-
-    task: TrainTask
-    folder: WorkFolder
-    renderer: Renderer
-    training: Dataset
-    validation: Dataset | None
-    identity: Identity
-    snapshot: Snapshot | None  # to go on from
-    checkpointed: int = 0  # step of the last checkpoint that this attempt has told of
-
-
-@dataclass(frozen=True)
-class Lower:
-    """What a run that found too little memory leaves to the next."""
-
-    execution: Execution
-    checkpointed: int
 
 
 class Run:
@@ -111,6 +86,8 @@ class Run:
         self.renderer = prepared.renderer
         self.training = prepared.training
         self.identity = prepared.identity
+        self.workload = prepared.workload
+        self.peak = prepared.peak
         self.snapshot = prepared.snapshot
         self.checkpointed = prepared.checkpointed
         self.execution = chosen
@@ -187,6 +164,7 @@ class Run:
 
     def _tell(self, rung: Rung) -> None:
         self._log(rung.message)
+        self.peak.restart()  # what was too much is no figure of the run's
         self.report(Message(level="warn", message=rung.message, data=rung.data))
 
     def begin(self) -> None:
@@ -197,6 +175,9 @@ class Run:
         added = 0 if isinstance(self.modules, FullWeights) else trainable
         started = Started(
             execution=self.execution,
+            device=str(self.device),
+            device_name=machine.device_name(self.device),
+            memory_bytes=machine.planned_memory(self.task, self.workload, self.execution),
             total_steps=self.resolved.total_steps,
             resumed_step=self.progress.step,
             training_examples=len(self.training),
@@ -280,8 +261,9 @@ class Run:
         )
         few, full = self.validation.at(number, self.execution.micro_tokens, ends_epoch=self.batches.ends_epoch(number))
         step = reports.of_step(
-            number, self.resolved.total_steps, learnt, few, full, rate=rate, tokens=tokens, seconds=seconds
-        )
+            number, self.resolved.total_steps, learnt, few, full, rate=rate, tokens=tokens, seconds=seconds,
+            peak_memory_bytes=self.peak.so_far(),
+        )  # fmt: skip
         self._log(reports.log_line(step))
         return step
 
@@ -366,6 +348,7 @@ class Run:
                 stopped_early=last.step < last.total_steps,
                 final_valid_loss=final.loss,
                 adapter_sha256=sha256,
+                peak_memory_bytes=self.peak.at_the_end(),
             )
         )
         self._log(f"trained: step {metrics.step}, probe loss {final.loss:.4f}, adapter {sha256}")

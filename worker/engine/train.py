@@ -21,12 +21,15 @@ from worker.engine.adapter import read_adapter
 from worker.engine.data import Dataset, tokenise
 from worker.engine.full import FullWeights
 from worker.engine.lora import DEFAULT, LoraModules, attach
+from worker.engine.model import resolve_device
 from worker.engine.out_of_memory import is_out_of_memory
 from worker.engine.parallel import ALONE, World
+from worker.engine.peak_memory import PeakMemory
 from worker.engine.preference import REFERENCE, Preference
+from worker.engine.prepared import Lower, Prepared
 from worker.engine.randomness import seed_everything
 from worker.engine.resident import Resident
-from worker.engine.run import Lower, Prepared, Reporter, Run
+from worker.engine.run import Reporter, Run
 from worker.engine.snapshot import Identity, Snapshot, candidates, task_sha256
 
 
@@ -43,6 +46,7 @@ def train(
     Raises AttuneError for what the user can change; the base in `resident` is left bare in any case.
     """
     task = TrainTask.model_validate_json(folder.task.read_bytes())
+    peak = PeakMemory(resolve_device(task.device), resident.idle_bytes, world)
     base_folder = Path(task.base_folder)
     renderer = Renderer.from_folder(base_folder, task.template_date)
     limit, method, too_long = task.resolved.max_example_tokens, task.resolved.method, task.resolved.too_long
@@ -52,14 +56,14 @@ def train(
     validation = _validation(folder, renderer, task.resolved)
     identity = Identity(task_sha256(task), training.sha256)
     snapshot = _newest_fitting(folder, identity, task.execution, report)
-    chosen = task.execution or (
-        snapshot.manifest.execution if snapshot else machine.choose(task, _workload(training, task.resolved), threads)
-    )
+    workload = _workload(training, task.resolved)
+    chosen = task.execution or (snapshot.manifest.execution if snapshot else machine.choose(task, workload, threads))
     chosen = world.from_first(chosen)  # cards of one machine may differ
-    prepared = Prepared(task, folder, renderer, training, validation, identity, snapshot)
+    prepared = Prepared(task, folder, renderer, training, validation, identity, workload, peak, snapshot)
     lower = _run(resident, prepared, chosen, report, stop, world)
     while lower is not None:
         resident.release_scratch()
+        peak.restart()  # what the run above this one took is no figure of this one's
         snapshot = _newest_fitting(folder, identity, lower.execution, report)
         prepared = replace(prepared, snapshot=snapshot, checkpointed=lower.checkpointed)
         lower = _run(resident, prepared, lower.execution, report, stop, world)

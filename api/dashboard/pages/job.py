@@ -22,7 +22,8 @@ from api.dashboard.curves import VIEWS, Curves, options
 from api.dashboard.dialogs import confirm
 from api.dashboard.embed_dialog import offer_embed
 from api.dashboard.frame import frame
-from api.dashboard.job_cards import OVER, checkpoints_card, plan_card, progress_card
+from api.dashboard.job_cards import OVER, checkpoints_card, progress_card
+from api.dashboard.plan_card import PlanCard
 from api.dashboard.rest import Json, Refused, SignedOut, in_path
 from api.dashboard.samples import Samples
 from api.dashboard.visit import Visit, leave_for_sign_in, visit_of
@@ -77,7 +78,7 @@ class JobPage:
                 with self._events:
                     self._events_wait = skeleton(4)
             with tag("div", "stack wide-gap"):
-                self._plan = tag("div")
+                self._plan = PlanCard()
                 self._checkpoints = tag("div")
         with card("The same request, as code", classes="code"), tag("div", "columns"):
             copyable(as_python(job, address), "Python")
@@ -135,8 +136,7 @@ class JobPage:
         self._renew("state", self._state, job["status"], lambda: state(job["status"]))
         self._renew("actions", self._actions, flags, self._show_actions)
         self._renew("progress", self._status, deepcopy(job), lambda: progress_card(job))
-        planned = (ours["plan"], ours["resolved"], job["trained_tokens"], job["status"])
-        self._renew("plan", self._plan, planned, lambda: plan_card(job))
+        self._plan.show(job)
 
     def _renew(self, name: str, place: ui.element, now: object, build: Callable[[], object]) -> None:
         """Build a part of the page anew where what it shows is another: a fold stays open, and focus where it is."""

@@ -14,9 +14,10 @@ from api.dashboard.data_choice import DataChoice
 from api.dashboard.draft import Draft, Unreadable, from_job
 from api.dashboard.fields import Field, FollowingField, text_field
 from api.dashboard.frame import frame
+from api.dashboard.length_bounds import LengthBounds
 from api.dashboard.plan_panel import PlanPanel
 from api.dashboard.prompts_field import PromptsField
-from api.dashboard.rest import in_path
+from api.dashboard.rest import Json, in_path
 from api.dashboard.settings_form import SettingsForm
 from api.dashboard.visit import Visit, visit_of
 
@@ -46,11 +47,12 @@ class NewJob:
             self._data = DataChoice(visit, draft, self._changed)
         with card("2  Base model", note="What it starts from"):
             BaseChoice(bases["data"], draft, self._changed)
+        self._lengths = LengthBounds(draft, bases["data"])
         with card("3  Name and start"):
             self._name = FollowingField(_name_field, self._named)
             self._prompts = PromptsField(draft)
-            SettingsForm(draft, self._changed)
-            self._plan = PlanPanel(visit, draft)
+            self._settings = SettingsForm(draft, self._lengths, self._changed)
+            self._plan = PlanPanel(visit, draft, self._planned)
             self._problem = tag("div")
             with tag("div", "row"):
                 self._start = button("Start training", self._begin, kind="primary", icon="play_arrow")
@@ -71,7 +73,14 @@ class NewJob:
         self._name.show(self._draft.name)
         self._prompts.show()
         self._data.judge()
+        self._settings.fit_length()
         self._plan.refresh()
+
+    async def _planned(self, plan: Json) -> None:
+        """What it tells of the data, and of a base that was fetched for it."""
+        if not self._lengths.learn(plan):
+            self._lengths.know((await self._visit.rest.get("/v1/attune/base_models"))["data"])
+        self._settings.fit_length()
 
     async def _begin(self) -> None:
         self._problem.clear()

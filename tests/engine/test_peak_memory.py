@@ -1,0 +1,60 @@
+"""The peak that a run reports is its own: above the idle engine, and no job's before it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.protocol import Started, Step, Trained
+from tests.engine.conftest import MakeWork
+from tests.engine.test_train import of_type, run
+from worker.engine import peak_memory
+from worker.engine.parallel import ALONE, World
+from worker.engine.peak_memory import PeakMemory, resident_bytes
+from worker.engine.resident import Resident
+
+CPU = torch.device("cpu")
+MIB = 1024**2
+LARGE, NOISE = 96 * MIB, 32 * MIB
+
+
+def touch(size: int) -> None:
+    torch.ones(size, dtype=torch.uint8)  # held no longer than this line
+
+
+def test_it_is_what_was_held_since_it_began_even_where_it_is_given_back() -> None:
+    touch(2 * LARGE)
+    peak = PeakMemory(CPU, resident_bytes("VmRSS"), ALONE)
+    before = peak.so_far()
+    assert before is not None
+    assert before < NOISE
+    touch(LARGE)
+    held = peak.so_far()
+    assert held is not None
+    assert LARGE - NOISE < held < LARGE + NOISE
+    assert peak.at_the_end() == held
+    peak.restart()
+    again = peak.so_far()
+    assert again is not None
+    assert again < NOISE
+
+
+def test_what_cannot_be_measured_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert PeakMemory(CPU, resident_bytes("VmRSS"), World(0, 2)).so_far() is None  # the other process's is not known
+    monkeypatch.setattr(peak_memory, "_CLEAR", Path("/proc/self/no_such_file"))
+    refused = PeakMemory(CPU, resident_bytes("VmRSS"), ALONE)
+    assert (refused.so_far(), refused.at_the_end()) == (None, None)
+
+
+def test_a_run_tells_its_plan_and_its_peak(make_work: MakeWork) -> None:
+    reports = run(Resident(), make_work(epochs=1))
+    (started,), (trained,) = of_type(Started, reports), of_type(Trained, reports)
+    assert started.device == "cpu"
+    assert started.device_name
+    assert set(started.memory_bytes) >= {"weights", "adapter", "optimizer", "activations", "runtime"}
+    peaks = [step.peak_memory_bytes for step in of_type(Step, reports)] + [trained.peak_memory_bytes]
+    assert all(peak is not None for peak in peaks)
+    assert peaks == sorted(peak or 0 for peak in peaks)
+    assert 0 < (trained.peak_memory_bytes or 0) < sum(started.memory_bytes.values()) + LARGE
