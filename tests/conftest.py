@@ -23,19 +23,29 @@ for name in [name for name in os.environ if name.startswith("ATTUNE_")]:
 
 from tests import services  # noqa: E402
 
-# Where several processes share the tests, a file to each, these begin: a long file begun last is waited for alone
+# Where several processes share the tests, these begin: long ones begun last are waited for alone
 LONG = (
     "tests/e2e",
     "tests/faults",
     "tests/api/test_fuzz",
     "tests/dashboard",
+    "tests/contract",
     "tests/cli",
     "tests/bench",
     "tests/engine",
 )
 
 
+# A file goes to one process, or a package of which all files ask the same running service
+TOGETHER = ("tests/contract", "tests/dashboard")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        group = next((name for name in TOGETHER if file.startswith(name)), file)
+        item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: next((at for at, name in enumerate(LONG) if item.nodeid.startswith(name)), len(LONG)))
 
 

@@ -1,4 +1,4 @@
-"""`make test-clients`: the contract's suite against one live service, by three generations of the official client.
+"""`make test-clients`: the contract's suite against a live service, by three generations of the official client.
 
 Then a customer's program, by LangChain and LiteLLM. Prints a table of the contract's points against the clients,
 and ends in one line of JSON. It measures, so failures are figures and no exit code; `make test` fails by the suite.
@@ -16,7 +16,7 @@ import time
 import venv
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +29,7 @@ from tests.live import ROOT, Live
 
 ENVIRONMENTS = ROOT / ".venv-clients"
 GENERATIONS = {"1": "openai>=1,<2", "2.34.0": "openai==2.34.0", "3": "openai>=3,<4"}
+AT_ONCE = 2  # suites; each waits for its service, or its service for it
 CUSTOMER = ROOT / "tests/e2e/customer.py"
 POINTS = [f"C{number:02}" for number in range(1, 41)]
 Outcome = Literal["passed", "failed", "skipped"]
@@ -72,21 +73,23 @@ def run_suite(python: Path, live: Live, report: Path, generation: str) -> None:
     )
 
 
-def run_customer(python: Path, live: Live) -> Outcome:
-    """The program as its author would start it."""
-    done = subprocess.run(
-        [python, CUSTOMER, BASE],
-        check=False,
-        stdout=sys.stderr,
-        timeout=300,
-        env={
-            **os.environ,
-            "OPENAI_BASE_URL": f"{live.address}/v1",
-            "OPENAI_API_KEY": live.key,
-            "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else it asks the internet for prices
-            "NO_PROXY": "127.0.0.1,localhost",
-        },
-    )
+def run_customer(installed: Future[Path], folder: Path) -> Outcome:
+    """The program as its author would start it, against a service of its own."""
+    python = installed.result()
+    with contract_service(folder) as live:
+        done = subprocess.run(
+            [python, CUSTOMER, BASE],
+            check=False,
+            stdout=sys.stderr,
+            timeout=300,
+            env={
+                **os.environ,
+                "OPENAI_BASE_URL": f"{live.address}/v1",
+                "OPENAI_API_KEY": live.key,
+                "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else it asks the internet for prices
+                "NO_PROXY": "127.0.0.1,localhost",
+            },
+        )
     return "passed" if done.returncode == 0 else "failed"
 
 
@@ -121,23 +124,33 @@ def _cell(outcomes: list[Outcome]) -> str:
     return f"{passed} passed" if passed == len(outcomes) else f"{passed} of {len(outcomes)} PASSED"
 
 
+def run_generation(installed: Future[Path], generation: str, folder: Path) -> tuple[str, Results]:
+    """The client's name and version, and what became of the suite against a service of its own."""
+    python, report = installed.result(), folder / "report.xml"
+    started = time.monotonic()
+    with contract_service(folder) as live:
+        run_suite(python, live, report, generation)
+    client = f"openai {version(python)}"
+    print(f"{client}: {time.monotonic() - started:.0f} s", file=sys.stderr)
+    return client, read(report)
+
+
 def main() -> None:
-    results: dict[str, Results] = {}
     with (
-        ThreadPoolExecutor(max_workers=1) as installing,  # the next environment, while the one before is at work
+        ThreadPoolExecutor(max_workers=1) as installing,  # the next environment, while those before are at work
+        ThreadPoolExecutor(max_workers=AT_ONCE) as running,
         tempfile.TemporaryDirectory(prefix="attune-clients-") as folder,
     ):
         coming = {name: installing.submit(environment, name, what, "pytest") for name, what in GENERATIONS.items()}
         customers = installing.submit(environment, "customer", "langchain-openai", "litellm")
-        with contract_service(Path(folder)) as live:
-            for generation, installed in coming.items():
-                python = installed.result()
-                report = Path(folder) / f"{generation}.xml"
-                started = time.monotonic()
-                run_suite(python, live, report, generation)
-                results[f"openai {version(python)}"] = read(report)
-                print(f"openai {version(python)}: {time.monotonic() - started:.0f} s", file=sys.stderr)
-            customer = run_customer(customers.result(), live)
+        suites = []
+        for name, installed in coming.items():
+            (own := Path(folder) / name).mkdir()
+            suites.append(running.submit(run_generation, installed, name, own))
+        (own := Path(folder) / "customer").mkdir()
+        ran = running.submit(run_customer, customers, own)
+        results = dict(suite.result() for suite in suites)
+        customer = ran.result()
     Console().print(table(results))
     Console().print(f"LangChain and LiteLLM ({CUSTOMER.relative_to(ROOT)}): {customer}")
     outcomes = [outcome for each in results.values() for tests in each.values() for outcome in tests]

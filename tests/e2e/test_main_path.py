@@ -291,13 +291,21 @@ def test_a_wholly_trained_model_is_published_served_downloaded_and_can_be_a_base
     assert answer
 
 
-def test_cancel_pause_and_resume_of_a_running_job(live: Live, client: OpenAI, training_file: str) -> None:
+@pytest.fixture(scope="module")
+def undisturbed(live: Live, client: OpenAI, training_file: str) -> str:
+    """The sha256 of the adapter of a run of 25 epochs that nothing befell."""
+    job = wait_until_ended(client, create(client, training_file, epochs=25))
+    return adapter_sha256(live, job.fine_tuned_model or "")
+
+
+def test_cancel_pause_and_resume_of_a_running_job(
+    live: Live, client: OpenAI, training_file: str, undisturbed: str
+) -> None:
     cancelled = create(client, training_file, epochs=50)
     wait_for_step(client, cancelled, 3)
     client.fine_tuning.jobs.cancel(cancelled)
     assert wait_until_ended(client, cancelled, 15).status == "cancelled"
 
-    reference = wait_until_ended(client, create(client, training_file, epochs=25))
     paused = create(client, training_file, epochs=25)
     wait_for_step(client, paused, 5)
     client.fine_tuning.jobs.pause(paused)
@@ -308,13 +316,14 @@ def test_cancel_pause_and_resume_of_a_running_job(live: Live, client: OpenAI, tr
     client.fine_tuning.jobs.resume(paused)
     job = wait_until_ended(client, paused)
     assert job.status == "succeeded", job.error
-    assert adapter_sha256(live, job.fine_tuned_model or "") == adapter_sha256(live, reference.fine_tuned_model or "")
+    assert adapter_sha256(live, job.fine_tuned_model or "") == undisturbed
 
 
 @pytest.mark.parametrize("part", ["worker.engine", "worker.app", "api.app"])
-def test_a_kill_costs_time_and_nothing_else(live: Live, client: OpenAI, training_file: str, part: str) -> None:
+def test_a_kill_costs_time_and_nothing_else(
+    live: Live, client: OpenAI, training_file: str, undisturbed: str, part: str
+) -> None:
     """kill -9 of engine, worker or web process in a running job: the same bytes as an undisturbed run."""
-    reference = wait_until_ended(client, create(client, training_file, epochs=25))
     job_id = create(client, training_file, epochs=25)
     wait_for_step(client, job_id, random.Random(part).randrange(5, 120))
     victims = live.processes(part)
@@ -322,7 +331,7 @@ def test_a_kill_costs_time_and_nothing_else(live: Live, client: OpenAI, training
     victims[0].kill()
     job = wait_until_ended(client.with_options(max_retries=8), job_id)
     assert job.status == "succeeded", job.error
-    assert adapter_sha256(live, job.fine_tuned_model or "") == adapter_sha256(live, reference.fine_tuned_model or "")
+    assert adapter_sha256(live, job.fine_tuned_model or "") == undisturbed
     events = client.with_options(max_retries=8).fine_tuning.jobs.list_events(job_id, limit=100)
     steps = sorted(event.data["step"] for event in events if event.type == "metrics")  # type: ignore[index]
     assert steps == list(range(1, 201))
