@@ -188,7 +188,7 @@ def test_a_reader_that_leaves_stops_nothing(tmp_path: Path) -> None:
         seen = beats.stat().st_size
         until(lambda: beats.stat().st_size > seen + 50, lambda: f"more beats than {seen}")
         process.terminate()
-        process.wait(5)
+        process.wait(30)
     finally:
         process.kill()
         process.wait()

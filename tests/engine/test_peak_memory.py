@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from core.protocol import Started, Step, Trained
+from core.spec import Execution
 from tests.engine.conftest import MakeWork
 from tests.engine.test_train import of_type, run
 from worker.engine import peak_memory
@@ -58,3 +59,14 @@ def test_a_run_tells_its_plan_and_its_peak(make_work: MakeWork) -> None:
     assert all(peak is not None for peak in peaks)
     assert peaks == sorted(peak or 0 for peak in peaks)
     assert 0 < (trained.peak_memory_bytes or 0) < sum(started.memory_bytes.values()) + LARGE
+
+
+def test_packs_of_every_length_take_no_more_than_the_first_did(make_work: MakeWork) -> None:
+    """In bfloat16: the kernels made for a length that is never met again are let go."""
+    execution = Execution(precision="bfloat16", micro_tokens=2048, threads=1)
+    work = make_work(examples=400, validation=0, epochs=2, batch_size=16, dropout=0.0, execution=execution)
+    steps = of_type(Step, run(Resident(), work))
+    assert len({step.tokens for step in steps}) > len(steps) / 2
+    peaks = [step.peak_memory_bytes or 0 for step in steps]
+    assert peaks[0] > 0
+    assert peaks[-1] - peaks[9] < NOISE

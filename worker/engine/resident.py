@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from core.errors import AttuneError
 from core.spec import Quantization
+from worker import kernel_caches
 from worker.engine.model import Precision, keep_dequantised, load_base, resolve_device
 from worker.engine.peak_memory import resident_bytes
 from worker.engine.quantised import QuantisedCopies
@@ -39,6 +40,7 @@ class Resident:
 
     def __init__(self, cache: Path | None = None) -> None:
         """`cache`: a folder for quantised bases and tokenised files; without one nothing is kept on disk."""
+        kernel_caches.bound()
         self._copies = QuantisedCopies(cache / "bases" if cache else None)
         self.tokens = TokenCache(cache / "tokens" if cache else None)
         self.idle_bytes = resident_bytes("VmRSS")  # of this process, before any base

@@ -9,6 +9,7 @@ import uvicorn
 
 from core.logs import configure_logs
 from core.settings import load_settings
+from worker import kernel_caches
 
 GRACE_S = 5  # for answers under way when the server is told to end
 
@@ -18,6 +19,7 @@ def main() -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the engine may need the same cores
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    kernel_caches.bound()
     settings = load_settings()
     configure_logs(settings)
     from worker.serve.app import Server
