@@ -62,7 +62,7 @@ openapi: $(VENV)/installed ## rewrite openapi.json from the code
 	$(RUN) -m api.openapi openapi.json
 
 test: $(VENV)/installed-dev ## every test, with its own Postgres, Redis and S3 server
-	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-clients: $(VENV)/installed-dev ## the contract by three generations of the official client; ends in one line of JSON
 	$(RUN) -m tests.contract.clients

@@ -8,6 +8,8 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 # Before anything imports torch: no hub is asked, and a session's processes share two cores without spinning.
 os.environ.update(
@@ -34,18 +36,22 @@ LONG = (
     "tests/bench",
     "tests/engine",
 )
-
-
-# A file goes to one process, or a package of which all files ask the same running service
 TOGETHER = ("tests/contract", "tests/dashboard")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
+class TogetherScheduling(LoadFileScheduling):
+    """A file goes to one process, or a package of which all files ask the same running service."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return next((package for package in TOGETHER if file.startswith(package)), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer | None) -> TogetherScheduling:
+    return TogetherScheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        group = next((name for name in TOGETHER if file.startswith(name)), file)
-        item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: next((at for at, name in enumerate(LONG) if item.nodeid.startswith(name)), len(LONG)))
 
 
