@@ -1,4 +1,4 @@
-"""An empty store of each kind, and a hub that is a small server here."""
+"""An empty store and a migrated database of each kind, and a hub that is a small server here."""
 
 from __future__ import annotations
 
@@ -6,9 +6,20 @@ from collections.abc import Iterator
 
 import pytest
 
+from core import migrate
+from core.db import Database, open_database
 from core.storage import Storage, open_storage
 from tests.core.stand_in_hub import MODEL, StandIn, base_files, stand_in_hub
 from tests.core.stored import settings_of
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """Migrated, and without rows."""
+    database = open_database(database_url)
+    migrate.upgrade(database)
+    yield database
+    database.close()
 
 
 @pytest.fixture

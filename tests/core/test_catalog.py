@@ -32,14 +32,6 @@ def storage(settings: Settings) -> Storage:
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = open_database(database_url)
-    migrate.upgrade(database)
-    yield database
-    database.close()
-
-
-@pytest.fixture
 def sqlite(tmp_path: Path) -> Iterator[Database]:
     """For what does not depend on the database."""
     database = open_database(f"sqlite:///{tmp_path / 'one.db'}")

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from core import devices
-from core.db import Database, open_database
-from core.migrate import upgrade
+from core.db import Database
 
 GPU = "host/cuda:0"
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    made = open_database(database_url)
-    upgrade(made)
-    yield made
-    made.close()
 
 
 def acquire(database: Database, holder: str, ttl_s: float = 60.0) -> bool:

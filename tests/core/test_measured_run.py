@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from core import claims, measured_run, migrate
+from core import claims, measured_run
 from core.claims import Claim
-from core.db import Database, open_database
+from core.db import Database
 from core.measured_run import MeasuredRun
 from core.models import BaseModelRow, Job
 from core.plan_models import Throughput
@@ -22,14 +20,6 @@ PLAN = {
     "validation_tokens": 100, "memory_bytes": {"weights": 7},
 }  # fmt: skip
 EXECUTION = Execution(precision="float32", micro_tokens=512, threads=1)
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = open_database(database_url)
-    migrate.upgrade(database)
-    yield database
-    database.close()
 
 
 @pytest.fixture

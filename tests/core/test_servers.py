@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
-
 from core import servers
-from core.db import Database, open_database
-from core.migrate import upgrade
+from core.db import Database
 from core.models import Server
 from core.serve_token import serve_token
 from core.settings import load_settings
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    made = open_database(database_url)
-    upgrade(made)
-    yield made
-    made.close()
 
 
 def test_a_server_is_found_while_it_beats(database: Database) -> None:
