@@ -20,7 +20,7 @@ from api.parts import Caller, Parts, Within
 from api.wire import Page, Shown, ends
 from core import audit
 from core.audit import Call
-from core.db import Database, Session
+from core.db import Database
 from core.errors import AttuneError
 from core.models import AuditEntry
 from core.projects import Principal
@@ -98,13 +98,14 @@ class Audited:
         self._is_noted = False
         self._is_written = False
 
-    def note(self, session: Session, object_id: str) -> None:
-        """Write the row with what the call does to `object_id`: one commit for both, and none without the other.
+    def done(self, object_id: str) -> Call:
+        """The row, for the route to write with what the call does to `object_id`: one commit for both, and none
+        without the other.
 
         It says that the call was answered with 200. Whatever else is answered has a row of its own, as always.
         """
-        audit.record(session, self._call(_DONE, object_id))
         self._is_noted = True
+        return self._call(_DONE, object_id)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_after_row(message: Message) -> None:
@@ -161,7 +162,7 @@ Log = Annotated[Audited, Depends(_audited)]
 
 def _record(database: Database, call: Call) -> None:
     with database.begin() as session:
-        audit.record(session, call)
+        audit.record(session, [call])
 
 
 def _made(start: Message, body: Message) -> str | None:

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import access
-from api.admission import admit
+from api.admission import REFUSED, overloaded
 from api.audit import Audited
 from api.body import Body, Pace, too_large
 from api.errors import error_response
@@ -60,7 +60,8 @@ class Gate:
             _check_url(scope)
             headers = Headers(scope=scope)
             if f"{scope['path']}/".startswith(GUARDED):
-                admit(scope["path"])
+                if REFUSED in scope["state"]:
+                    raise overloaded()
                 principal = await _who(parts, headers)
                 scope["state"]["principal"] = principal
                 routes = access.routes_of(scope["method"], scope["path"])

@@ -144,7 +144,7 @@ def show_batch(row: Batch) -> BatchObject:
 @router.post("")
 def create_batch(body: BatchCreate, caller: Caller, parts: Within, asked: AsAsked) -> BatchObject:
     body.check()
-    with parts.database.begin(alone_at=asked.chain) as session:
+    with parts.database.begin(alone_at=(asked.chain,)) as session:
         earlier = replay.earlier(session, caller.project_id, asked)
         if earlier is not None:
             row = batches.get(session, caller.project_id, earlier)
@@ -158,7 +158,7 @@ def create_batch(body: BatchCreate, caller: Caller, parts: Within, asked: AsAske
                 metadata=body.metadata,
                 output_lifetime_s=body.output_expires_after.seconds if body.output_expires_after else None,
             )
-            replay.note(session, caller.project_id, row.id, asked)
+            replay.note(session, caller.project_id, {row.id: asked})
     parts.poke()
     return show_batch(row)
 

@@ -114,11 +114,11 @@ def _check_quota(parts: Parts, project_id: str, announced_bytes: int) -> None:
 def _write_row(parts: Parts, project_id: str, upload: Received, again: Asked) -> FileObject:
     crash_points.here("upload.stored")
     try:
-        with parts.database.begin(alone_at=again.chain) as session:
+        with parts.database.begin(alone_at=(again.chain,)) as session:
             row = _made_before(session, project_id, again)
             if row is None:
                 row = files.create(session, project_id, upload)
-                replay.note(session, project_id, row.id, again)
+                replay.note(session, project_id, {row.id: again})
         crash_points.here("upload.named")
     except BaseException as error:
         if not isinstance(error, Unavailable) or not was_written(parts, project_id, upload.id):

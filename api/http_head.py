@@ -1,7 +1,9 @@
-"""What comes before a request may be neither long, nor slow, nor many: `uvicorn --http api.http_head:BoundedHead`.
+"""The front door: what comes before a request may be neither long, nor slow, nor many, and a request that would wait
+too long is turned away here. `uvicorn --http api.http_head:BoundedHead`.
 
 uvicorn bounds none of it with httptools: whoever can connect could fill the memory with one endless header, key or no
-key, or hold connections open with half of one until no file could be opened.
+key, or hold connections open with half of one until no file could be opened. And a refusal that is worked out by the
+app costs about as much as an answer, which nobody has left who is overloaded.
 """
 
 from __future__ import annotations
@@ -10,11 +12,15 @@ import asyncio
 import json
 import math
 import resource
+from typing import cast
 
 import structlog
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from api.admission import BODY, LINE, PLACE, REFUSED, Line
 from api.edge import ALWAYS, UNLESS_SET
+from core import ids
 from core.errors import AttuneError, Unavailable, envelope
 
 MAX_HEAD_BYTES = 64 * 1024  # of the request line and all headers; one read more may be in memory
@@ -30,6 +36,8 @@ TOO_MANY = Unavailable(
 MAX_CONNECTIONS = "max_connections"  # the app's word for how many; an app that says none has no bound
 OTHER_FILES = 256  # the database, the store, the programs beside
 FILES_EACH = 2  # a chat and the dashboard ask on by a connection of their own
+GUARDED = b"/v1/"
+UNREAD_BYTES = 64 * 1024  # of a body that is swallowed with its refusal; a larger one is left to the app to refuse
 log = structlog.get_logger()
 
 
@@ -46,8 +54,18 @@ def room(wanted: int) -> int:
     return found
 
 
+def _head(status: str) -> str:
+    """The status line, and the headers that every answer has."""
+    always = {**ALWAYS, **UNLESS_SET, "content-type": "application/json"}
+    return "".join((f"HTTP/1.1 {status}\r\n", *(f"{name}: {value}\r\n" for name, value in always.items())))
+
+
+TURNED_AWAY = _head("503 Service Unavailable")
+
+
 class BoundedHead(HttpToolsProtocol):
     _head_bytes = 0
+    _is_refused = False  # this request, whose body may still come
     _is_in_head = True
     _deadline: asyncio.TimerHandle | None = None
 
@@ -76,8 +94,61 @@ class BoundedHead(HttpToolsProtocol):
         self._begin_head()
 
     def on_headers_complete(self) -> None:
+        line: Line | None = self.app_state.get(LINE)
+        if line is not None and line.is_full() and self._may_be_refused():
+            if self._is_swallowed():
+                self._is_refused, self._is_in_head = True, False  # (the deadline of the head is now its body's)
+                return
+            self.scope.setdefault("state", {})[REFUSED] = True
         self._end_head()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._is_refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._is_refused:
+            super().on_message_complete()
+            return
+        self._is_refused = False
+        self._end_head()
+        self._turn_away(self.app_state[LINE])
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
+        line: Line | None = self.app_state.get(LINE)
+        if line is not None and cycle.scope["raw_path"].startswith(GUARDED):
+            place = line.enter()
+            cycle.scope.setdefault("state", {})[PLACE] = place
+            app = place.around(app)
+        super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
+
+    def _may_be_refused(self) -> bool:
+        """A stream waits in any line: an `EventSource` that is refused once does not come back."""
+        return self.url.startswith(GUARDED) and not self.url.partition(b"?")[0].endswith(b"/stream")
+
+    def _is_swallowed(self) -> bool:
+        """Is there nothing before this request, and little behind it?"""
+        before = cast(RequestResponseCycle | None, self.cycle)  # None until there is a first
+        if self.expect_100_continue or not (before is None or before.response_complete):
+            return False
+        for name, value in self.headers:
+            if name == b"transfer-encoding":
+                return False
+            if name == b"content-length" and not (value.isdigit() and int(value) <= UNREAD_BYTES):
+                return False
+        return True
+
+    def _turn_away(self, line: Line) -> None:
+        assert self.parser is not None, "the connection is open"
+        keep = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        own = {"x-request-id": f"req_{ids.random_text(24)}", "retry-after": str(line.refuse())}
+        self._write(TURNED_AWAY, own, BODY, close=not keep)
+        if keep:
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def _begin_head(self) -> None:
         self._end_head()
@@ -96,10 +167,14 @@ class BoundedHead(HttpToolsProtocol):
 
     def _refuse(self, status: str, error: AttuneError) -> None:
         self._end_head()
-        body = json.dumps(envelope(error))
-        own = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
-        if error.retry_after_s is not None:
-            own["retry-after"] = f"{error.retry_after_s:.0f}"
-        lines = [f"{name}: {value}" for name, value in {**ALWAYS, **UNLESS_SET, **own}.items()]
-        self.transport.write("\r\n".join([f"HTTP/1.1 {status}", *lines, "", body]).encode())
-        self.transport.close()
+        own = {} if error.retry_after_s is None else {"retry-after": f"{error.retry_after_s:.0f}"}
+        self._write(_head(status), own, json.dumps(envelope(error)).encode(), close=True)
+
+    def _write(self, head: str, own: dict[str, str], body: bytes, *, close: bool) -> None:
+        own["content-length"] = str(len(body))
+        if close:
+            own["connection"] = "close"
+        lines = "".join(f"{name}: {value}\r\n" for name, value in own.items())
+        self.transport.write(f"{head}{lines}\r\n".encode() + body)
+        if close:
+            self.transport.close()

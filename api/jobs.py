@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
+from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from starlette.datastructures import QueryParams
 
 from api import plans
 from api.audit import Log
-from api.ended import listed
+from api.creates import Create
 from api.job_object import (
     CheckpointList,
     EventList,
@@ -24,12 +25,15 @@ from api.job_object import (
     show_job,
 )
 from api.job_request import CreateJob
-from api.parts import Caller, Within
+from api.looks import JobsPage
+from api.parts import Caller, Parts, Within
 from api.replay import AsAsked
-from api.wire import ends, written
-from core import crash_points, dry_run, intake, jobs, published, replay
+from api.wire import ends
+from core import crash_points, dry_run, jobs, published
 from core.dry_run import PlanObject
+from core.intake import Wanted
 from core.models import JobStatus
+from core.projects import Principal
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 After = Annotated[str | None, Query(max_length=128)]
@@ -37,49 +41,35 @@ _METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 
 
 @router.post("", response_model=JobObject | PlanObject, responses={202: {"model": PlanObject}})
-def create_job(
+async def create_job(
     body: CreateJob, caller: Caller, parts: Within, asked: AsAsked, log: Log, response: Response
 ) -> Response | PlanObject:
     """A job; with `attune.dry_run` its plan, and no job."""
     wanted = body.wanted(parts.settings.mlflow_allow)
     if body.attune is not None and body.attune.dry_run:
-        with parts.database.begin() as session:
-            found = dry_run.of_files(session, caller.project_id, wanted)
-        return plans.answer(found, parts, response)
-    with parts.database.begin(alone_at=asked.chain) as session:
-        earlier = replay.earlier(session, caller.project_id, asked)
-        if earlier is not None:
-            job = jobs.get(session, caller.project_id, earlier)
-        else:
-            job = intake.accept(session, caller.project_id, wanted)
-            replay.note(session, caller.project_id, job.id, asked)
-            log.note(session, job.id)
-            crash_points.here("create.written")
-    crash_points.here("create.committed")
+        return await to_thread.run_sync(_plan, parts, caller, wanted, response)
+    text = await parts.creates.job(caller.project_id, Create(wanted, asked, log.done))
     parts.poke()
-    return written(show_job(job))
+    return Response(text, media_type="application/json")
+
+
+def _plan(parts: Parts, caller: Principal, wanted: Wanted, response: Response) -> PlanObject:
+    with parts.database.begin() as session:
+        found = dry_run.of_files(session, caller.project_id, wanted)
+    return plans.answer(found, parts, response)
 
 
 @router.get("", response_model=JobList)
-def list_jobs(
+async def list_jobs(
     request: Request,
     caller: Caller,
     parts: Within,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Response:
-    metadata = _metadata_filter(request.query_params)
-    without = request.query_params.get("metadata") == "null"
-    with parts.database.read() as session:
-        job_ids, has_more = jobs.page(
-            session, caller.project_id, after=after, limit=limit, metadata=metadata, without_metadata=without
-        )
-        known = parts.ended.known(job_ids)
-        rows = jobs.several(session, [job_id for job_id in job_ids if job_id not in known])
-    texts = known | parts.ended.write(rows)
-    # one that is in neither was erased with its project between the two looks
-    found = [texts[job_id] for job_id in job_ids if job_id in texts]
-    return Response(listed(found, has_more=has_more), media_type="application/json")
+    metadata = tuple(sorted(_metadata_filter(request.query_params).items()))
+    page = JobsPage(after, limit, metadata, without_metadata=request.query_params.get("metadata") == "null")
+    return Response(await parts.looks.jobs(caller.project_id, page), media_type="application/json")
 
 
 def _metadata_filter(query: QueryParams) -> dict[str, str]:
@@ -92,10 +82,8 @@ def _metadata_filter(query: QueryParams) -> dict[str, str]:
 
 
 @router.get("/{fine_tuning_job_id}", response_model=JobObject)
-def retrieve_job(fine_tuning_job_id: str, caller: Caller, parts: Within) -> Response:
-    with parts.database.read() as session:
-        job = jobs.get(session, caller.project_id, fine_tuning_job_id)
-    return written(show_job(job))
+async def retrieve_job(fine_tuning_job_id: str, caller: Caller, parts: Within) -> Response:
+    return Response(await parts.looks.job(caller.project_id, fine_tuning_job_id), media_type="application/json")
 
 
 @router.post("/{fine_tuning_job_id}/cancel")

@@ -14,6 +14,7 @@ from typing import cast
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.access import Route
+from api.admission import PLACE, Place
 from api.errors import error_response
 from api.http_head import MAX_CONNECTIONS
 from core.errors import AttuneError, Unavailable
@@ -83,6 +84,8 @@ class OpenBodies:
         route = scope["state"].get("route") if scope["type"] == "http" else None
         name = f"{route.method} {route.pattern}" if isinstance(route, Route) else ""
         answer = self._app
+        if (name in UPLOADS or name in STREAMS) and isinstance(place := scope["state"].get(PLACE), Place):
+            place.leave()
         with ExitStack() as stack:
             try:
                 if name in UPLOADS:

@@ -9,8 +9,9 @@ import httpx
 from fastapi import Depends, Request
 
 from api.background import Background
-from api.ended import Ended
+from api.creates import Creates
 from api.listeners import Listeners
+from api.looks import Looks
 from api.metrics import Requests
 from api.recent import Recent
 from api.webhook_sender import Sender
@@ -33,7 +34,8 @@ class Parts:
     sender: Sender  # of webhooks
     rates: Rates
     listeners: Listeners
-    ended: Ended
+    looks: Looks
+    creates: Creates
     recent: Recent  # who was asking a moment ago
     background: Background | None  # None: this process answers requests and does nothing beside them
 

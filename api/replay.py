@@ -211,7 +211,7 @@ def asked(request: Request, caller: Principal, sha256: str) -> Asked:
         key_id=caller.key_id,
         request_sha256=hashlib.sha256(f"{request.url.path} {sha256}".encode()).hexdigest(),
         retry_count=min(int(count), 100) if re.fullmatch(r"[0-9]{1,9}", count) else 0,
-        waited_s=time.perf_counter() - request.scope["state"]["arrived"],
+        arrived=request.scope["state"]["arrived"],
         idempotency_key=request.headers.get("idempotency-key"),
     )
 

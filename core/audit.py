@@ -30,21 +30,24 @@ class Call:
     request_id: str
 
 
-def record(session: Session, call: Call) -> None:
-    """Add the row of a call."""
-    row = {
-        "id": ids.audit_id(),
-        "project_id": call.project_id,
-        "key_id": call.principal.key_id,
-        "key_name": call.principal.key_name,
-        "is_operator": call.principal.is_operator,
-        "method": call.method,
-        "route": call.route,
-        "object_id": call.object_id,
-        "status": call.status,
-        "request_id": call.request_id,
-    }
-    session.execute(insert(_ENTRIES), row)
+def record(session: Session, calls: Sequence[Call]) -> None:
+    """Add a row for each call."""
+    rows = [
+        {
+            "id": ids.audit_id(),
+            "project_id": call.project_id,
+            "key_id": call.principal.key_id,
+            "key_name": call.principal.key_name,
+            "is_operator": call.principal.is_operator,
+            "method": call.method,
+            "route": call.route,
+            "object_id": call.object_id,
+            "status": call.status,
+            "request_id": call.request_id,
+        }
+        for call in calls
+    ]
+    session.execute(insert(_ENTRIES), rows)
 
 
 def page(

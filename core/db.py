@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -91,11 +91,11 @@ class Database:
             raise InvalidatePoolError("the connection was lost while it rested") from error
 
     @contextmanager
-    def begin(self, *, alone_at: str | None = None) -> Generator[Session]:
+    def begin(self, *, alone_at: Collection[str] = ()) -> Generator[Session]:
         """One transaction: committed at the end of the block, rolled back when it raises.
 
-        `alone_at`: it waits until no other transaction is at that, which `is_alone` tells. Raises `Unavailable` when
-        the database cannot be reached.
+        `alone_at`: it waits until no other transaction is at any of these, which `is_alone` tells. Raises
+        `Unavailable` when the database cannot be reached.
         """
         # IMMEDIATE: a deferred BEGIN fails at once when a reader turns writer
         yield from self._session("BEGIN IMMEDIATE", alone_at)
@@ -103,15 +103,15 @@ class Database:
     @contextmanager
     def read(self) -> Generator[Session]:
         """One consistent look; what is written in it is an error of ours."""
-        yield from self._session("BEGIN DEFERRED", None)
+        yield from self._session("BEGIN DEFERRED", ())
 
-    def _session(self, sqlite_begin: str, alone_at: str | None) -> Generator[Session]:
+    def _session(self, sqlite_begin: str, alone_at: Collection[str]) -> Generator[Session]:
         try:
             with self.engine.connect() as connection:
                 if self.is_sqlite:  # which has one writer anyway
                     connection.exec_driver_sql(sqlite_begin)
                 else:
-                    if alone_at is not None:
+                    if alone_at:
                         connection.execution_options(**{_ALONE_AT: alone_at})
                     connection.begin()
                 with Session(connection, expire_on_commit=False, info={_ALONE_AT: alone_at}) as session:
@@ -143,7 +143,7 @@ class Database:
 
 def is_alone(session: Session, what: str) -> bool:
     """Did this transaction begin alone at `what`?"""
-    return session.info[_ALONE_AT] == what
+    return what in session.info[_ALONE_AT]
 
 
 def _begin_on_postgres(connection: Connection) -> None:
@@ -154,11 +154,15 @@ def _begin_on_postgres(connection: Connection) -> None:
     started: list[str] = []
     if (project := tenancy.current()) != tenancy.EVERY:
         started.append(_within(project))
-    if (alone_at := connection.get_execution_options().get(_ALONE_AT)) is not None:
-        number = int.from_bytes(hashlib.sha256(alone_at.encode()).digest()[:8], "big", signed=True)
-        started.append(f"pg_advisory_xact_lock({number})")
+    alone_at: Collection[str] = connection.get_execution_options().get(_ALONE_AT, ())
+    # in one order everywhere, so that no two wait for each other
+    started += [f"pg_advisory_xact_lock({number})" for number in sorted(map(_number, alone_at))]
     # simple texts without parameters: only these may be several statements
     connection.exec_driver_sql(f"BEGIN; SELECT {', '.join(started)}" if started else "BEGIN")
+
+
+def _number(what: str) -> int:
+    return int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "big", signed=True)
 
 
 @lru_cache(maxsize=1024)  # quoting takes a tenth of a millisecond

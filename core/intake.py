@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 
 from core import aliases, catalog, files, ids, jobs, projects, published, quotas, tenancy
 from core.choices import check_choices
-from core.errors import AttuneError
-from core.jobs import Placement
+from core.errors import AttuneError, Unavailable
+from core.jobs import NewJob, Placement
 from core.learning_rate import base_learning_rate
 from core.model_shape import shape_of
 from core.models import BaseModelRow, File, Job, Model, Project
@@ -66,16 +66,50 @@ _USUAL = (
 )
 
 
-def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
-    """A new job of the project. Raises AttuneError naming the field that stands in the way, or QuotaReached."""
+def accept(session: Session, project_id: str, several: Sequence[Wanted]) -> list[Job | AttuneError]:
+    """A new job of the project for each, or the error that names the field in the way, or QuotaReached.
+
+    Raises Unavailable, and then there is none of them.
+    """
+    found: list[Job | AttuneError | None] = [None] * len(several)
+    new: dict[int, NewJob] = {}  # by their place among `several`
+
+    def write() -> None:
+        for place, job in zip(new, jobs.create(session, list(new.values())), strict=True):
+            found[place] = job
+        new.clear()
+
+    looked: dict[tuple[str, str], tuple[File, BaseModelRow] | None] = {}  # who creates many, often names the same
+    for place, wanted in enumerate(several):
+        named = (wanted.training_file, wanted.model)
+        if named not in looked:
+            looked[named] = _usual(session, project_id, wanted)
+        try:
+            if (usual := looked[named]) is not None:
+                checked = check(session, project_id, wanted, training=usual[0], base=usual[1])
+            else:
+                write()  # what counts towards a limit has to be there to be counted
+                project = projects.lock_for_one_more(session, project_id)
+                checked = check(session, project_id, wanted)
+                quotas.check_jobs(session, project)
+                quotas.check_bytes(session, project)
+        except Unavailable:
+            raise
+        except AttuneError as error:
+            found[place] = error
+        else:
+            new[place] = _new(project_id, wanted, checked)
+    write()
+    return [one for one in found if one is not None]
+
+
+def _usual(session: Session, project_id: str, wanted: Wanted) -> tuple[File, BaseModelRow] | None:
     asked = {"project_id": project_id, "training_file": wanted.training_file, "model": wanted.model}
-    if (usual := session.execute(_USUAL, asked).one_or_none()) is not None:
-        checked = check(session, project_id, wanted, training=usual[0], base=usual[1])
-    else:
-        project = projects.lock_for_one_more(session, project_id)
-        checked = check(session, project_id, wanted)
-        quotas.check_jobs(session, project)
-        quotas.check_bytes(session, project)
+    row = session.execute(_USUAL, asked).one_or_none()
+    return None if row is None else (row[0], row[1])
+
+
+def _new(project_id: str, wanted: Wanted, checked: Checked) -> NewJob:
     base, start = checked.base, checked.start
     warnings = list(wanted.warnings)
     if wanted.validation_file == wanted.training_file:
@@ -89,8 +123,7 @@ def accept(session: Session, project_id: str, wanted: Wanted) -> Job:
         hyperparameters=checked.hyperparameters,
         seed=secrets.randbelow(MAX_SEED + 1) if wanted.seed is None else wanted.seed,
     )
-    return jobs.create(
-        session,
+    return jobs.new(
         project_id=project_id,
         spec=spec,
         model=start.id if start else base.id,  # what an alias may have stood for

@@ -6,7 +6,7 @@ worker does under its claim is in `core.claims`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -22,6 +22,7 @@ from core.spec import JobSpec
 Level = Literal["info", "warn", "error"]
 # Inserted as rows: a session's bookkeeping for an object costs more than the insert, and these are made often
 _JOBS, _EVENTS = cast(Table, Job.__table__), cast(Table, JobEvent.__table__)
+_CREATE = insert(_JOBS).returning(*_JOBS.columns)
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,15 @@ class Placement:
     max_duration_s: float | None = None
 
 
-def create(
-    session: Session,
+@dataclass(frozen=True)
+class NewJob:
+    """A job before its row is written: `values` of the row, and its first events."""
+
+    values: dict[str, Any]
+    events: Sequence[NewEvent]
+
+
+def new(
     *,
     project_id: str,
     spec: JobSpec,
@@ -54,8 +62,8 @@ def create(
     metadata: dict[str, str] | None,
     placement: Placement,
     warnings: Sequence[str] = (),
-) -> Job:
-    """A new job in `validating_files`, with its first events: as its row is, and no part of the session."""
+) -> NewJob:
+    """In `validating_files`."""
     job_id = ids.job_id()
     files = f"training file: {spec.training_file}"
     if spec.validation_file:
@@ -83,15 +91,29 @@ def create(
         "max_duration_s": placement.max_duration_s,
         "event_seq": len(events),
     }
-    row = session.execute(insert(_JOBS).returning(*_JOBS.columns), values).mappings().one()
-    add_events(session, job_id, len(events), events)
-    return Job(**row)
+    return NewJob(values, events)
+
+
+def create(session: Session, several: Sequence[NewJob]) -> list[Job]:
+    """Write them with their events: each as its row is, and no part of the session."""
+    if not several:
+        return []
+    rows = session.execute(_CREATE, [one.values for one in several]).mappings().all()
+    events = [event for one in several for event in _numbered(one.values["id"], len(one.events), one.events)]
+    session.execute(insert(_EVENTS), events)
+    made = {row["id"]: Job(**row) for row in rows}
+    return [made[one.values["id"]] for one in several]
 
 
 def add_events(session: Session, job_id: str, last_seq: int, events: Sequence[NewEvent]) -> None:
     """Write `events` with the numbers that end at `last_seq`, which the job's row has already handed out."""
+    if events:
+        session.execute(insert(_EVENTS), _numbered(job_id, last_seq, events))
+
+
+def _numbered(job_id: str, last_seq: int, events: Sequence[NewEvent]) -> list[dict[str, Any]]:
     first = last_seq - len(events) + 1
-    rows = [
+    return [
         {
             "job_id": job_id,
             "seq": seq,
@@ -103,8 +125,6 @@ def add_events(session: Session, job_id: str, last_seq: int, events: Sequence[Ne
         }
         for seq, event in enumerate(events, first)
     ]
-    if rows:
-        session.execute(insert(_EVENTS), rows)
 
 
 def move(
@@ -138,14 +158,21 @@ _ONE = (
     .where(Job.id == bindparam("job_id"), Job.project_id == bindparam("project_id"))
     .execution_options(populate_existing=True)
 )
+_AMONG = (Job.id.in_(bindparam("job_ids", expanding=True)), Job.project_id == bindparam("project_id"))
+_SEVERAL = select(Job).where(*_AMONG)
+_THERE = select(Job.id).where(*_AMONG)
 
 
 def get(session: Session, project_id: str, job_id: str) -> Job:
     """The project's job. Raises NotFound in OpenAI's words."""
     job = session.scalar(_ONE, {"job_id": job_id, "project_id": project_id})
     if job is None:
-        raise NotFound(f"Could not find fine tune: {job_id}", code="fine_tune_not_found", param="fine_tune_id")
+        raise not_found(job_id)
     return job
+
+
+def not_found(job_id: str) -> NotFound:
+    return NotFound(f"Could not find fine tune: {job_id}", code="fine_tune_not_found", param="fine_tune_id")
 
 
 def page(
@@ -172,9 +199,15 @@ def page(
     return list(found[:limit]), len(found) > limit
 
 
-def several(session: Session, job_ids: Sequence[str]) -> Sequence[Job]:
-    """Jobs by the ids that `page` gave, in any order."""
-    return session.scalars(select(Job).where(Job.id.in_(job_ids))).all() if job_ids else []
+def several(session: Session, project_id: str, job_ids: Sequence[str]) -> Sequence[Job]:
+    """Those jobs of the project that there are, in any order."""
+    return session.scalars(_SEVERAL, {"job_ids": job_ids, "project_id": project_id}).all() if job_ids else []
+
+
+def there(session: Session, project_id: str, job_ids: Collection[str]) -> Sequence[str]:
+    """Which of `job_ids` the project has."""
+    asked = {"job_ids": list(job_ids), "project_id": project_id}
+    return session.scalars(_THERE, asked).all() if job_ids else []
 
 
 def events_page(session: Session, job: Job, *, after: str | None, limit: int) -> tuple[list[JobEvent], bool]:

@@ -7,6 +7,8 @@ was lost and say only that they do (`x-stainless-retry-count`); that is enough t
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -128,12 +130,12 @@ def _sealed(secret: str, holder: str, data: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that makes something, as its headers tell. `waited_s`: since it arrived."""
+    """A request that makes something, as its headers tell. `arrived`: by this process's `time.perf_counter`."""
 
     key_id: str
     request_sha256: str  # of what it asks for
     retry_count: int
-    waited_s: float
+    arrived: float
     idempotency_key: str | None = None
 
     @property
@@ -169,7 +171,9 @@ def earlier(session: Session, project_id: str, asked: Asked) -> str | None:
     """
     assert is_alone(session, asked.chain)
     query = _BY_COUNT if asked.idempotency_key is None else _BY_KEY
-    found = session.execute(query, {**vars(asked), "project_id": project_id}).one_or_none()
+    # by now: it may have waited for others on its way here
+    waited_s = time.perf_counter() - asked.arrived
+    found = session.execute(query, {**vars(asked), "project_id": project_id, "waited_s": waited_s}).one_or_none()
     if found is None:
         return None
     object_id, made_by, answered = found
@@ -178,18 +182,22 @@ def earlier(session: Session, project_id: str, asked: Asked) -> str | None:
     return object_id
 
 
-def note(session: Session, project_id: str, object_id: str, asked: Asked) -> None:
-    """In the transaction that makes the object, so that there is never one without the other."""
-    row = {
-        "object_id": object_id,
-        "project_id": project_id,
-        "key_id": asked.key_id,
-        "request_sha256": asked.request_sha256,
-        "made_by": asked.retry_count,
-        "answered": asked.retry_count,
-        "idempotency_key": asked.idempotency_key,
-    }
-    session.execute(insert(_CREATIONS), row)
+def note(session: Session, project_id: str, made: Mapping[str, Asked]) -> None:
+    """What was made of which request, by the object's id: in the transaction that makes them, so that there is never
+    one without the other."""
+    rows = [
+        {
+            "object_id": object_id,
+            "project_id": project_id,
+            "key_id": asked.key_id,
+            "request_sha256": asked.request_sha256,
+            "made_by": asked.retry_count,
+            "answered": asked.retry_count,
+            "idempotency_key": asked.idempotency_key,
+        }
+        for object_id, asked in made.items()
+    ]
+    session.execute(insert(_CREATIONS), rows)
 
 
 def forget_old(session: Session) -> None:

@@ -97,9 +97,9 @@ def test_c26_a_first_arrival_that_its_retry_overtook_makes_nothing(tenant: Tenan
     job_id = tenant.http.post(JOBS, json=body, headers={"x-stainless-retry-count": "1"}).json()["id"]
     with tenant.place.database.read() as session:
         row = session.get_one(Creation, job_id)
-    came_late = Asked(row.key_id, row.request_sha256, retry_count=0, waited_s=0.0)
-    with tenant.place.database.begin(alone_at=came_late.chain) as session:
-        held_up = Asked(row.key_id, row.request_sha256, retry_count=0, waited_s=30.0)
+    came_late = Asked(row.key_id, row.request_sha256, retry_count=0, arrived=time.perf_counter())
+    with tenant.place.database.begin(alone_at=(came_late.chain,)) as session:
+        held_up = Asked(row.key_id, row.request_sha256, retry_count=0, arrived=time.perf_counter() - 30)
         assert replay.earlier(session, tenant.project_id, came_late) is None
         found = replay.earlier(session, tenant.project_id, held_up)
         assert found == job_id

@@ -31,10 +31,11 @@ def add_file(session: Session, file_id: str = "file-train", project_id: str = "p
 
 def add_job(session: Session, project_id: str = "proj_one", **placement: object) -> Job:
     spec = JobSpec(base_model="tiny", training_file="file-train", seed=7)
-    made = jobs.create(
-        session, project_id=project_id, spec=spec, model="tiny", suffix=None, request={}, metadata=None,
+    new = jobs.new(
+        project_id=project_id, spec=spec, model="tiny", suffix=None, request={}, metadata=None,
         placement=Placement(**placement),  # pyright: ignore[reportArgumentType]
     )  # fmt: skip
+    (made,) = jobs.create(session, [new])
     return session.get_one(Job, made.id)  # the session's own, which a test may change
 
 

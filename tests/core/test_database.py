@@ -33,11 +33,11 @@ def test_one_transaction_at_a_time_is_at_the_same(database_url: str) -> None:
     order: list[str] = []
 
     def second() -> None:
-        with database.begin(alone_at="it"):
+        with database.begin(alone_at=("it",)):
             order.append("second")
 
     waiting = threading.Thread(target=second)
-    with database.begin(alone_at="it") as session:
+    with database.begin(alone_at=("it",)) as session:
         assert is_alone(session, "it")
         assert not is_alone(session, "another")
         waiting.start()
@@ -51,10 +51,10 @@ def test_one_transaction_at_a_time_is_at_the_same(database_url: str) -> None:
 def test_transactions_of_other_projects_and_at_others_do_not_wait(postgres_url: str) -> None:
     database = open_database(postgres_url.replace("postgresql://", "postgresql+psycopg://"))
     asked = text(f"SELECT current_setting('{tenancy.SETTING}')")
-    with tenancy.within("it's \\ 100%"), database.begin(alone_at="it") as session:
+    with tenancy.within("it's \\ 100%"), database.begin(alone_at=("it",)) as session:
         assert session.scalar(asked) == "it's \\ 100%"
-        with tenancy.within("another"), database.begin(alone_at="another") as other, database.begin() as third:
+        with tenancy.within("another"), database.begin(alone_at=("another",)) as other, database.begin() as third:
             assert [session.scalar(asked) for session in (other, third)] == ["another", "another"]
-    with database.begin(alone_at="it") as session:
+    with database.begin(alone_at=("it",)) as session:
         assert session.scalar(asked) == tenancy.EVERY
     database.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from api import ended
+from api import looks
 from tests.api.place import Tenant
 
 
@@ -17,7 +17,7 @@ def listed(tenant: Tenant) -> list[dict[str, object]]:
 
 
 def test_a_list_is_what_its_jobs_are_one_by_one(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ended, "MOST", 2)  # some are forgotten on the way
+    monkeypatch.setattr(looks, "MOST_ENDED", 2)  # some are forgotten on the way
     ids = [tenant.job() for _ in range(5)]
     for number in (None, 0, 2, 3, 4):
         if number is not None:
