@@ -91,6 +91,7 @@ class BoundedHead(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._unset_keepalive_if_required()  # one that was turned away within the same piece has set it
         self._begin_head()
 
     def on_headers_complete(self) -> None:
@@ -128,12 +129,12 @@ class BoundedHead(HttpToolsProtocol):
         return self.url.startswith(GUARDED) and not self.url.partition(b"?")[0].endswith(b"/stream")
 
     def _is_swallowed(self) -> bool:
-        """Is there nothing before this request, and little behind it?"""
+        """Is there nothing before this request, little behind it, and nobody who has to read the app's headers?"""
         before = cast(RequestResponseCycle | None, self.cycle)  # None until there is a first
         if self.expect_100_continue or not (before is None or before.response_complete):
             return False
         for name, value in self.headers:
-            if name == b"transfer-encoding":
+            if name in (b"transfer-encoding", b"origin"):  # (a script of another site, who reads nothing without CORS)
                 return False
             if name == b"content-length" and not (value.isdigit() and int(value) <= UNREAD_BYTES):
                 return False

@@ -19,7 +19,7 @@ from core.errors import AttuneError
 from core.webhook_queue import Due, EndpointClaim, Outcome
 
 log = structlog.get_logger()
-LOOK_EVERY_S = 1.0  # a worker moves jobs in a process of its own, and tells the row alone
+LOOK_EVERY_S = 0.5  # a worker moves jobs in a process of its own, and tells the row alone
 THREADS = 16
 FAILING_THREADS = THREADS // 2
 AT_ONCE = 25  # deliveries to one endpoint that are read and settled together …

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from core.db import Database
 from core.errors import AttuneError, Unavailable
 from core.storage import Storage
+
+_REVISION = text("SELECT version_num FROM alembic_version")
 
 
 @cache
@@ -24,13 +28,20 @@ def migrations(database: Database) -> str:
     """ "ok", or how the database's revision differs from this code's."""
     newest = newest_revision()
     try:
-        with database.engine.connect() as connection:
-            current = MigrationContext.configure(connection).get_current_revision()
+        current = _current_revision(database)
     except (OperationalError, InterfaceError) as error:
         raise Unavailable("the database cannot be reached", code="database_unavailable") from error
     if current == newest:
         return "ok"
     return f"at {current}, not at {newest}: run `python -m core.migrate` of the newest version, and start that version"
+
+
+def _current_revision(database: Database) -> str | None:
+    with suppress(DBAPIError), database.engine.connect() as connection:
+        return connection.scalar(_REVISION)
+    # There is no table yet, or the database is away; which of them takes a few questions, and a worker asks often
+    with database.engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
 
 
 def parts(database: Database, storage: Storage) -> dict[str, str]:

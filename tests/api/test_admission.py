@@ -21,6 +21,7 @@ from api.admission import LINE, PLACE, Line, Place
 from api.http_head import UNREAD_BYTES
 from tests.api.place import Tenant, running
 
+KEEP_ALIVE_S = 5.0  # uvicorn's default
 CLOSING = "GET /v1/size HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
@@ -93,6 +94,7 @@ def port(line: Line) -> Iterator[int]:
         Route("/v1/wait", wait),
         Route("/v1/follow", follow),
         Route("/v1/jobs/1/stream", size),
+        Route("/v1/wait/stream", wait),
         Route("/go", go),
     ]
     with running(Starlette(routes=routes, lifespan=lifespan)) as url:
@@ -164,6 +166,21 @@ def test_a_connection_outlives_its_refusals(port: int, monkeypatch: pytest.Monke
         answers = said(connection)
     assert answers.count(b"HTTP/1.1 200 OK\r\n") == 2
     assert b"read 3" in answers
+
+
+def test_a_request_behind_a_refused_one_has_its_time(port: int, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of an idle connection, which the refusal has set, is not the end of the answer that follows."""
+    monkeypatch.setattr(admission, "PLACES", 1)
+    wait = "GET /v1/wait HTTP/1.1\r\nHost: x\r\n\r\n"
+    with connect(port) as busy, connect(port) as connection:
+        busy.sendall(wait.encode())
+        until(line.is_full)
+        connection.sendall(f"{CLOSING.replace('close', 'keep-alive')}GET /v1/wait/stream{CLOSING[12:]}".encode())
+        assert connection.recv(65536).startswith(b"HTTP/1.1 503")
+        until(lambda: line.inside == 2)
+        time.sleep(KEEP_ALIVE_S + 0.5)
+        ask(port, CLOSING.replace("/v1/size", "/go"))
+        assert b"went" in said(connection)
 
 
 def test_the_body_of_a_refused_request_is_not_waited_for(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
