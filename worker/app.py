@@ -13,6 +13,7 @@ import structlog
 from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 
 from core.doorbell import LOOK, celery_app
+from core.errors import Unavailable
 from core.logs import configure_logs
 from core.settings import load_settings
 from worker.engine_process import EngineDied
@@ -39,7 +40,7 @@ def _start(**_: Any) -> None:
     _runners.append(runner)  # before it has started: the drain of a starting worker has to reach it
     try:
         runner.start()
-    except (NameTaken, EngineDied) as error:
+    except (NameTaken, EngineDied, Unavailable) as error:  # else Celery goes on, with a worker that takes nothing
         log.error("worker_not_started", why=str(error))
         sys.exit(1)
     app.send_task(LOOK, exchange="", routing_key=app.conf.task_default_queue, retry=False)
