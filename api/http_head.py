@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api.admission import BODY, LINE, PLACE, REFUSED, Line
+from api.auth import GUARDED
 from api.edge import ALWAYS, UNLESS_SET
 from core import ids
 from core.errors import AttuneError, Unavailable, envelope
@@ -36,7 +37,6 @@ TOO_MANY = Unavailable(
 MAX_CONNECTIONS = "max_connections"  # the app's word for how many; an app that says none has no bound
 OTHER_FILES = 256  # the database, the store, the programs beside
 FILES_EACH = 2  # a chat and the dashboard ask on by a connection of their own
-GUARDED = b"/v1/"
 UNREAD_BYTES = 64 * 1024  # of a body that is swallowed with its refusal; a larger one is left to the app to refuse
 log = structlog.get_logger()
 
@@ -118,7 +118,7 @@ class BoundedHead(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
         line: Line | None = self.app_state.get(LINE)
-        if line is not None and cycle.scope["raw_path"].startswith(GUARDED):
+        if line is not None and cycle.scope["raw_path"].startswith(GUARDED.encode()):
             place = line.enter()
             cycle.scope.setdefault("state", {})[PLACE] = place
             app = place.around(app)
@@ -126,7 +126,7 @@ class BoundedHead(HttpToolsProtocol):
 
     def _may_be_refused(self) -> bool:
         """A stream waits in any line: an `EventSource` that is refused once does not come back."""
-        return self.url.startswith(GUARDED) and not self.url.partition(b"?")[0].endswith(b"/stream")
+        return self.url.startswith(GUARDED.encode()) and not self.url.partition(b"?")[0].endswith(b"/stream")
 
     def _is_swallowed(self) -> bool:
         """Is there nothing before this request, little behind it, and nobody who has to read the app's headers?"""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Generic, Literal, Protocol, TypedDict, TypeVar
 
-from fastapi import Response
 from pydantic import BaseModel, ConfigDict
 
 T = TypeVar("T")
@@ -21,12 +20,6 @@ class Shown(BaseModel):
     """A response object: every field always present, null where there is nothing."""
 
     model_config = ConfigDict(frozen=True)
-
-
-def written(shown: Shown) -> Response:
-    """The answer that `shown` is, for routes that are asked often: left to FastAPI, it goes to a thread once more and
-    is checked against its own class."""
-    return Response(shown.model_dump_json(), media_type="application/json")
 
 
 class Deleted(Shown):
