@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import structlog
 from anyio import to_thread
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
@@ -59,14 +59,16 @@ from api.replay import Replay
 from api.told_to_stop import when_told_to_stop
 from api.unchanged import Unchanged
 from api.webhook_sender import Sender
-from core import catalog, completions
+from core import catalog, collector, completions
 from core.db import Database, open_database
+from core.errors import Unavailable
 from core.logs import configure_logs
 from core.rates import Rates
 from core.serve_token import serve_token
 from core.settings import Settings, load_settings
 from core.storage import open_storage
 
+log = structlog.get_logger()
 SHOWN_ACROSS = ("x-request-id", "retry-after", "etag", "content-disposition")  # to scripts of other sites
 
 
@@ -92,7 +94,8 @@ def create_app(
             if with_dashboard:
                 await stack.enter_async_context(_dashboard(app))
             stack.enter_context(when_told_to_stop(parts.listeners.end))
-            _spare_collector()
+            if threading.current_thread() is threading.main_thread():  # else the program is not ours
+                collector.spare()
             try:
                 yield {MAX_CONNECTIONS: room(settings.max_connections), LINE: Line(requests.refuse)}
             finally:
@@ -155,14 +158,6 @@ def create_app(
     return app
 
 
-def _spare_collector() -> None:
-    """What is there now stays: looked through by the garbage collector about once a thousand requests, all of it would
-    stop the process for a fifth of a second each time. (Not in a thread of a program that is not ours.)"""
-    if threading.current_thread() is threading.main_thread():
-        gc.collect()
-        gc.freeze()
-
-
 @asynccontextmanager
 async def _dashboard(app: FastAPI) -> AsyncGenerator[None]:
     """Mount the dashboard for as long as the app runs."""
@@ -211,8 +206,11 @@ def _open(settings: Settings, requests: Requests, with_background: bool) -> Part
 
 
 def _register_bases(database: Database, settings: Settings) -> None:
-    with database.begin() as session:
-        catalog.register(session, settings)
+    try:
+        with database.begin() as session:
+            catalog.register(session, settings)
+    except Unavailable as error:  # /readyz says so, too, and the janitor registers them later
+        log.warning("database_is_away", error=error.message)
 
 
 _settings = load_settings()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
-from core import batch_claims, cleaning, doctor_tasks, losses, replay, sign_ins, workers
+from core import batch_claims, catalog, cleaning, doctor_tasks, losses, replay, sign_ins, workers
 from core.db import Database
 from core.doorbell import Doorbell
 from core.errors import AttuneError
@@ -77,6 +77,7 @@ class Janitor:
 
     def _clean(self) -> int:
         with self._database.begin() as session:
+            catalog.register(session, self._settings)  # of a process that began without its database
             workers.forget_dead(session)
             replay.forget_old(session)
             doctor_tasks.forget_old(session)

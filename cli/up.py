@@ -118,7 +118,8 @@ def services(settings: Settings, parts: Parts) -> list[Program]:
         *("--concurrency", "1", "--without-gossip", "--without-mingle", "--without-heartbeat"),
         *("--loglevel", celery_level),
     )
-    programs = [Program("web", web, environment, CODE)]
+    # Its many threads come and go, and glibc's arena for each of them would hold what the last one needed
+    programs = [Program("web", web, {**environment, "MALLOC_ARENA_MAX": "2"}, CODE)]
     for number in range(1, parts.workers + 1):
         name = "worker" if parts.workers == 1 else f"worker-{number}"
         own_name = settings.worker_name if parts.workers == 1 else f"{settings.worker_name}-{number}"

@@ -80,12 +80,8 @@ class Preparer:
         self._storage: Storage = open_storage(settings)
         self._doorbell = Doorbell(settings, self._database)
         self._holder = self._take_name()
-        with self._database.begin() as session:
-            losses.end_claims_of(session, self._holder)
-            batch_claims.end_claims_of(session, self._holder)
-            token_lengths.end_claims_of(session, self._holder)
         self._renderers: OrderedDict[tuple[str, str, str], Renderer] = OrderedDict()
-        self.desk = Desk(settings, self._database, self._storage, self._holder)
+        self._desk = Desk(settings, self._database, self._storage, self._holder)
 
     def _take_name(self) -> str:
         """The first name on this machine that no live child has: whatever it still holds is a dead one's."""
@@ -101,8 +97,17 @@ class Preparer:
             return f"prepare-{socket.gethostname()}-{slot}"
         raise AssertionError("itertools.count does not end")
 
+    def start(self) -> None:
+        """End what a dead predecessor held, and take the doctor's tasks from now on."""
+        with self._database.begin() as session:
+            losses.end_claims_of(session, self._holder)
+            batch_claims.end_claims_of(session, self._holder)
+            token_lengths.end_claims_of(session, self._holder)
+        self._desk.start()
+
     def look(self) -> None:
         """Prepare bases that are being added, then count files for plans, and take batches and jobs in turn."""
+        self._desk.poke()
         catalog.prepare_waiting(self._database, self._storage, self._settings)
         while True:
             counted = self._count_lengths()
@@ -327,11 +332,12 @@ def main() -> None:
     settings = load_settings()
     configure_logs(settings)
     preparer = Preparer(settings)
-    preparer.desk.start()
-    stdin = sys.stdin.fileno()
+    stdin, has_started = sys.stdin.fileno(), False
     while True:
-        preparer.desk.poke()
         try:
+            if not has_started:
+                preparer.start()
+                has_started = True
             preparer.look()
         except Unavailable as error:
             log.warning("preparation_waits", error=error.message)

@@ -1,6 +1,6 @@
 """Which store: `settings.storage_url` names a folder or an S3 bucket; the rest of the code sees one interface.
 
-Opening asks whether the store answers, so that a wrong address is met at start and not at the first upload.
+Opening asks whether the store answers, so that a wrong address is said at start and not at the first upload.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import obstore
+import structlog
 from obstore.store import LocalStore, S3Store
 
 from core.durable import make_folder
+from core.errors import Unavailable
 from core.objects import STAGING, Entry, Storage
 from core.presign import presigned
 from core.settings import Settings
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 STAGING_LIFE_S = 24 * 3600.0
+log = structlog.get_logger()
 _CLIENT: ClientConfig = {
     "allow_http": True,
     "connect_timeout": timedelta(seconds=5),
@@ -51,9 +54,10 @@ _RETRIES: RetryConfig = {
 
 
 def open_storage(settings: Settings) -> Storage:
-    """The store that `settings.storage_url` names, after asking whether it answers.
+    """The store that `settings.storage_url` names, after asking whether it answers. One that is away is opened all
+    the same: whoever uses it hears of it then, and it may be back.
 
-    Raises AttuneError for a URL, bucket or folder that cannot be used, Unavailable when the store is away.
+    Raises AttuneError for a URL, bucket or folder that cannot be used.
     """
     parts = urlsplit(settings.resolved_storage_url)
     if parts.scheme == "s3":
@@ -64,7 +68,10 @@ def open_storage(settings: Settings) -> Storage:
         raise unusable(
             f"ATTUNE_STORAGE_URL has the scheme {parts.scheme!r}; give s3://bucket/prefix or file:///folder."
         )
-    storage.check()
+    try:
+        storage.check()
+    except Unavailable as error:
+        log.warning("storage_is_away", error=error.message)
     return storage
 
 

@@ -21,7 +21,8 @@ RUN pip install --no-deps . \
 
 FROM python:3.12-slim-bookworm
 # TMPDIR on the volume: a training file is as large as the upload limit, and /tmp is memory
-ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+# MALLOC_ARENA_MAX: threads come and go, and glibc's arena for each of them would hold what the last one needed
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 MALLOC_ARENA_MAX=2 \
     ATTUNE_DATA_DIR=/data ATTUNE_HOST=0.0.0.0 ATTUNE_PORT=8000 HOME=/data TMPDIR=/data
 # these folders belong to the user, so that an empty volume mounted there does too
 RUN useradd --uid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin attune \

@@ -12,8 +12,9 @@ from typing import Any
 import structlog
 from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 
+from core import collector
 from core.doorbell import LOOK, celery_app
-from core.errors import Unavailable
+from core.errors import AttuneError
 from core.logs import configure_logs
 from core.settings import load_settings
 from worker.engine_process import EngineDied
@@ -36,13 +37,14 @@ def look() -> None:
 @worker_ready.connect
 def _start(**_: Any) -> None:
     configure_logs(settings)
-    runner = Runner(settings)
-    _runners.append(runner)  # before it has started: the drain of a starting worker has to reach it
     try:
+        runner = Runner(settings)
+        _runners.append(runner)  # before it has started: the drain of a starting worker has to reach it
         runner.start()
-    except (NameTaken, EngineDied, Unavailable) as error:  # else Celery goes on, with a worker that takes nothing
+    except (NameTaken, EngineDied, AttuneError) as error:  # else Celery goes on, with a worker that takes nothing
         log.error("worker_not_started", why=str(error))
         sys.exit(1)
+    collector.spare()
     app.send_task(LOOK, exchange="", routing_key=app.conf.task_default_queue, retry=False)
 
 

@@ -109,7 +109,7 @@ class JobRun:
 
     def _take(self, report: Report) -> None:
         if not isinstance(report, Step):
-            self._flush()
+            self._flush(report if isinstance(report, Trained) else None)
         match report:
             case Step():
                 self._steps.append(report)
@@ -126,7 +126,6 @@ class JobRun:
                 self._attempt.tell(report.message, level=report.level, **report.data)
             case Trained():
                 self._tracking.finish()
-                self._note_what_it_took(report)
                 publish_final(self._attempt, report, self._template_hash, self._engine, self._tracking)
             case Stopped() if self._asked_to_stop is not None:
                 self._attempt.stop(self._asked_to_stop)
@@ -183,20 +182,6 @@ class JobRun:
         self._run = self._run.model_copy(update={"peak_memory_bytes": peak, "trained_s": round(trained_s, 1)})
         return self._run
 
-    def _note_what_it_took(self, report: Trained) -> None:
-        """For the job itself, and for the plans of jobs to come."""
-        attempt, run = self._attempt, self._measured(report.peak_memory_bytes)
-
-        def write(session: Session) -> claims.Flags | None:
-            job = attempt.job
-            flags = claims.report(session, attempt.claim, plan=measured_run.beside_plan(job, run))
-            if flags is not None and self._timed_s:
-                tokens_per_s = self._timed_tokens / self._timed_s
-                time_plan.note_throughput(session, job.worker_id, job.base_model, attempt.resolved, tokens_per_s)
-            return flags
-
-        attempt.write(write)
-
     @property
     def _template_hash(self) -> str:
         if self._started is None:
@@ -227,11 +212,43 @@ class JobRun:
         if is_first:
             self._tracking.start()
 
-    def _flush(self) -> None:
-        """Write the steps since the last flush as metric events; repeated steps are compared, not written again."""
+    def _flush(self, ended: Trained | None = None) -> None:
+        """Write the steps since the last flush as metric events; repeated steps are compared, not written again.
+
+        With the end of the training goes what it took, for the job itself and for the plans of jobs to come.
+        """
         steps, self._steps = self._steps, []
-        if not steps:
+        if not steps and ended is None:
             return
+        events = self._events(steps)
+        seconds_left = self._seconds_left(steps[-1]) if steps else None
+        run, tries = self._measured(steps[-1].peak_memory_bytes if steps else None), 0
+        if ended:
+            run = self._measured(ended.peak_memory_bytes)
+
+        def write(session: Session) -> claims.Flags | None:
+            nonlocal tries
+            tries += 1
+            # After a commit whose answer was lost they stand there already
+            written = tries > 1 and claims.reported_step(session, self._attempt.job.id) >= self._reported_step
+            flags = claims.report(
+                session,
+                self._attempt.claim,
+                [] if written else events,
+                reported_step=self._reported_step,
+                seconds_left=seconds_left,
+                plan=measured_run.beside_plan(self._attempt.job, run),
+            )
+            if ended and flags is not None:
+                self._note_throughput(session)
+            return flags
+
+        self._attempt.write(write)
+        crash_points.here("steps.written")
+        self._tracking.look()
+        self._flushed_at = time.monotonic()
+
+    def _events(self, steps: list[Step]) -> list[NewEvent]:
         events: list[NewEvent] = []
         for step in steps:
             if step.step > self._reported_step:
@@ -240,30 +257,17 @@ class JobRun:
             elif (known := self._known_losses.get(step.step)) is not None and known != step.train_loss:
                 text = f"Step {step.step}, repeated after a resume, gave {step.train_loss!r} instead of {known!r}"
                 events.append(NewEvent(text, level="warn"))
-        last = steps[-1]
-        self._reported_step = max(self._reported_step, last.step)
+            self._reported_step = max(self._reported_step, step.step)
+        return events
+
+    def _seconds_left(self, last: Step) -> float:
         done = last.step - (self._started.resumed_step if self._started else 0)
-        seconds_left = (time.monotonic() - self._started_at) / max(done, 1) * (last.total_steps - last.step)
-        run, tries = self._measured(last.peak_memory_bytes), 0
+        return (time.monotonic() - self._started_at) / max(done, 1) * (last.total_steps - last.step)
 
-        def write(session: Session) -> claims.Flags | None:
-            nonlocal tries
-            tries += 1
-            # After a commit whose answer was lost they stand there already
-            written = tries > 1 and claims.reported_step(session, self._attempt.job.id) >= self._reported_step
-            return claims.report(
-                session,
-                self._attempt.claim,
-                [] if written else events,
-                reported_step=self._reported_step,
-                seconds_left=seconds_left,
-                plan=measured_run.beside_plan(self._attempt.job, run),
-            )
-
-        self._attempt.write(write)
-        crash_points.here("steps.written")
-        self._tracking.look()
-        self._flushed_at = time.monotonic()
+    def _note_throughput(self, session: Session) -> None:
+        if self._timed_s:
+            job, tokens_per_s = self._attempt.job, self._timed_tokens / self._timed_s
+            time_plan.note_throughput(session, job.worker_id, job.base_model, self._attempt.resolved, tokens_per_s)
 
 
 def _metrics_event(step: Step) -> NewEvent:

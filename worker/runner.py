@@ -19,7 +19,7 @@ import structlog
 
 from core import batch_claims, claims, crash_points, job_files, losses, readiness, workers
 from core.claims import Claim, WorkerFacts
-from core.db import Database, open_database
+from core.db import Database, Session, open_database
 from core.durable import NO_ROOM
 from core.errors import AttuneError, Unavailable
 from core.models import Worker
@@ -171,19 +171,17 @@ class Runner:
         self._write_row()
 
     def _write_row(self) -> None:
-        resident = self._engine_key[0] if self._engine_key and self._engine and self._engine.alive() else None
         try:
             with self._database.begin() as session:
-                workers.beat(
-                    session,
-                    self._name,
-                    self._incarnation,
-                    state=self._state,
-                    job_id=self._job_id,
-                    resident_base=resident,
-                )
+                self._beat_in(session)
         except Unavailable as error:
             log.warning("worker_beat_failed", error=error.message)
+
+    def _beat_in(self, session: Session) -> None:
+        resident = self._engine_key[0] if self._engine_key and self._engine and self._engine.alive() else None
+        workers.beat(
+            session, self._name, self._incarnation, state=self._state, job_id=self._job_id, resident_base=resident
+        )
 
     # Work
 
@@ -205,7 +203,6 @@ class Runner:
                     # Once more after saying "idle": a job queued in between was not rung for
                     self._say("idle", None)
                     continue
-                self._say("busy", claim.job_id)
                 self._work(claim)
         except Unavailable as error:
             log.warning("look_ended", error=error.message)  # the janitor rings again
@@ -235,6 +232,8 @@ class Runner:
         with self._database.begin() as session:
             claim = claims.claim_training(session, facts, self._settings.lease_s)
             if claim is not None:
+                self._state, self._job_id = "busy", claim.job_id
+                self._beat_in(session)
                 crash_points.here("claim.written")
         if claim is not None:
             crash_points.here("claim.committed")

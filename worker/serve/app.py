@@ -28,7 +28,7 @@ from core.db import Database, open_database
 from core.errors import AttuneError, Unavailable, envelope
 from core.serve_token import serve_token
 from core.settings import Settings
-from core.storage import Storage, open_storage
+from core.storage import open_storage
 from worker.device import DeviceHold
 from worker.serve import text_wire, wire
 from worker.serve.answering import ClientGone, deltas, while_connected
@@ -125,7 +125,7 @@ class Server:
             database.close()
 
     async def _get_ready(self, database: Database) -> Residency:
-        storage = await self._open_storage()
+        storage = await asyncio.to_thread(open_storage, self._settings)
         device = await asyncio.to_thread(_find_device, self._settings.device)
         hold = DeviceHold(database, self._lease_device or device, f"server {self._id}")
         source = Source(self._settings, database, storage)
@@ -152,14 +152,6 @@ class Server:
     def _leave(self, database: Database) -> None:
         with database.begin() as session:
             servers.leave(session, self._id)
-
-    async def _open_storage(self) -> Storage:
-        while True:
-            try:
-                return await asyncio.to_thread(open_storage, self._settings)
-            except Unavailable as error:
-                log.warning("storage_is_away", error=error.message)
-                await asyncio.sleep(1.0)
 
     # Requests
 
