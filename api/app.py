@@ -86,20 +86,18 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, object]]:
         configure_logs(settings)
         to_thread.current_default_thread_limiter().total_tokens = THREADS
-        parts = await to_thread.run_sync(_open, settings, requests, with_background)
-        app.state.parts = parts
-        if parts.background is not None:
-            parts.background.start()
         async with AsyncExitStack() as stack:
+            parts = await to_thread.run_sync(_open, settings, requests, with_background)
+            app.state.parts = parts
+            if parts.background is not None:
+                parts.background.start()
+            stack.push_async_callback(_close, parts)
             if with_dashboard:
                 await stack.enter_async_context(_dashboard(app))
             stack.enter_context(when_told_to_stop(parts.listeners.end))
             if threading.current_thread() is threading.main_thread():  # else the program is not ours
                 collector.spare()
-            try:
-                yield {MAX_CONNECTIONS: room(settings.max_connections), LINE: Line(requests.refuse)}
-            finally:
-                await _close(parts)
+            yield {MAX_CONNECTIONS: room(settings.max_connections), LINE: Line(requests.refuse)}
 
     app = FastAPI(
         title="Attune",

@@ -131,13 +131,12 @@ class Postgres:
         """As superuser."""
         return psycopg.connect(self.url(database, "postgres"), autocommit=True)
 
-    def create_database(self) -> str:
-        """A fresh empty database; its name."""
+    def create_database(self, template: str = "template1") -> str:
+        """A fresh database, empty or a copy of `template`, to which nobody is connected; its name."""
         name = f"attune_{secrets.token_hex(6)}"
+        made = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {}")
         with self.connect() as connection:
-            connection.execute(
-                sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(_OWNER))
-            )
+            connection.execute(made.format(*map(sql.Identifier, (name, _OWNER, template))))
         return name
 
     def drop_database(self, name: str) -> None:

@@ -25,10 +25,9 @@ from typing import cast
 import torch
 from rich.console import Console
 from rich.table import Table
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from core.render import Renderer
-from tests.bench.train_material import CHATML, SPECIAL
+from tests.bench.train_material import write_tokenizer
 from worker.engine.data import Batches, Dataset, tokenise
 from worker.engine.pack import Pack, pack_micro_steps
 
@@ -56,19 +55,7 @@ class Measured:
 def write_base(folder: Path) -> None:
     """A tokenizer with a chat template; no model."""
     folder.mkdir()
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=SPECIAL,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(topics.values(), trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "chat_template": CHATML}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    write_tokenizer(folder, topics.values(), VOCABULARY)
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,33 +83,36 @@ class Vocabulary:
     template_tokens: int  # that the chat template puts around a question and an answer
 
 
+def write_tokenizer(folder: Path, texts: Iterable[str], vocabulary: int) -> Tokenizer:
+    """A BPE over bytes that is trained on `texts`, with a chat template."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "chat_template": CHATML,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return tokenizer
+
+
 def make_base(folder: Path, size: Size, device: str = "cpu") -> Vocabulary:
     """Write a base with seeded random weights, drawn on `device`: in bfloat16 on a GPU, in float32 on the CPU."""
     folder.mkdir(parents=True)
     generator = random.Random(SEED)
     known = min(size.vocabulary, MOST_WORDS)
     words = _words(generator, known)
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=known,
-        special_tokens=SPECIAL,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator((f" {word}" for word in words for _ in range(2)), trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(
-            {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "eos_token": "<|im_end|>",
-                "pad_token": "<|endoftext|>",
-                "chat_template": CHATML,
-            }
-        )
-    )
+    tokenizer = write_tokenizer(folder, (f" {word}" for word in words for _ in range(2)), known)
     ids = {token: tokenizer.token_to_id(token) for token in SPECIAL}
     config = LlamaConfig(
         vocab_size=size.vocabulary,

@@ -2,24 +2,66 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from core import migrate
 from core.db import Database, open_database
 from core.storage import Storage, open_storage
+from tests import services
 from tests.core.stand_in_hub import MODEL, StandIn, base_files, stand_in_hub
 from tests.core.stored import settings_of
 
 
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    """Migrated, and without rows."""
-    database = open_database(database_url)
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite database, for copies: every migration once a test is most of what many tests would take."""
+    path = tmp_path_factory.mktemp("migrated") / "attune.db"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_name(postgres_server: services.Postgres) -> str:
+    """The same on the Postgres server."""
+    name = postgres_server.create_database()
+    _migrate(_with_driver(postgres_server.url(name)))
+    return name
+
+
+def _migrate(url: str) -> None:
+    database = open_database(url)
     migrate.upgrade(database)
+    database.close()
+
+
+def _with_driver(url: str) -> str:
+    return url.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+@pytest.fixture
+def sqlite(migrated_file: Path, tmp_path: Path) -> Iterator[Database]:
+    """Migrated, and without rows; for what does not depend on the kind of database."""
+    database = open_database(f"sqlite:///{shutil.copy(migrated_file, tmp_path / 'attune.db')}")
     yield database
     database.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """Migrated, and without rows."""
+    if request.param == "sqlite":
+        yield request.getfixturevalue("sqlite")
+        return
+    server: services.Postgres = request.getfixturevalue("postgres_server")
+    name = server.create_database(request.getfixturevalue("migrated_name"))
+    database = open_database(_with_driver(server.url(name)))
+    yield database
+    database.close()
+    server.drop_database(name)
 
 
 @pytest.fixture

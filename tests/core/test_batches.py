@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,11 @@ import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.exc import DatabaseError
 
-from core import batch_claims, batch_finish, batches, cleaning, erase, files, migrate, quotas
+from core import batch_claims, batch_finish, batches, cleaning, erase, files, quotas
 from core.batch_claims import Answers, BatchClaim
 from core.batch_input import MAX_ERRORS, check, requests
 from core.batch_models import ENDED, Batch, BatchPart, BatchStatus
-from core.db import Database, db_now, open_database
+from core.db import Database, db_now
 from core.errors import AttuneError, QuotaReached, Unavailable
 from core.holding import Holding
 from core.models import File, Project
@@ -41,9 +40,8 @@ def storage(tmp_path: Path) -> Storage:
 
 
 @pytest.fixture
-def database(database_url: str, storage: Storage) -> Iterator[Database]:
-    database = open_database(database_url)
-    migrate.upgrade(database)
+def database(database: Database, storage: Storage) -> Database:
+    """With a project and its file of requests."""
     stored = storage.put_bytes("projects/proj_one/files/file-in", b"".join(LINES))
     with database.begin() as session:
         add_project(session)
@@ -53,8 +51,7 @@ def database(database_url: str, storage: Storage) -> Iterator[Database]:
                 sha256=stored.sha256, storage_key="projects/proj_one/files/file-in", status="processed",
             )
         )  # fmt: skip
-    yield database
-    database.close()
+    return database
 
 
 def new_batch(database: Database) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from core import catalog, migrate
+from core import catalog
 from core.base_files import ARCHITECTURES, describe_folder, revision_of
-from core.db import Database, open_database
+from core.db import Database
 from core.errors import AttuneError, NotFound, Unavailable
 from core.models import BaseModelRow
 from core.render import Renderer
@@ -29,15 +28,6 @@ def settings(tmp_path: Path, hub: StandIn) -> Settings:
 @pytest.fixture
 def storage(settings: Settings) -> Storage:
     return open_storage(settings)
-
-
-@pytest.fixture
-def sqlite(tmp_path: Path) -> Iterator[Database]:
-    """For what does not depend on the database."""
-    database = open_database(f"sqlite:///{tmp_path / 'one.db'}")
-    migrate.upgrade(database)
-    yield database
-    database.close()
 
 
 def put_folder(settings: Settings, name: str, **changes: bytes | None) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import select, text, update
@@ -12,7 +11,7 @@ from sqlalchemy.exc import DatabaseError
 
 from core import claims, jobs, losses, migrate
 from core.claims import Claim, WorkerFacts
-from core.db import Database, db_now, open_database
+from core.db import Database, db_now
 from core.errors import AttuneError, NotFound, Unavailable
 from core.holding import Holding
 from core.jobs import NewEvent
@@ -21,15 +20,13 @@ from tests.core.rows import WORKER, add_file, add_job, add_project, queued_job
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = open_database(database_url)
-    migrate.upgrade(database)
+def database(database: Database) -> Database:
+    """With a project and a file."""
     with database.begin() as session:
         add_project(session)
         add_project(session, "proj_two")
         add_file(session)
-    yield database
-    database.close()
+    return database
 
 
 def claim_one(database: Database, worker: WorkerFacts = WORKER, lease_s: float = 60.0) -> Claim | None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import update
 
-from core import claims, cleaning, jobs, migrate
-from core.db import Database, db_now, open_database
+from core import claims, cleaning, jobs
+from core.db import Database, db_now
 from core.jobs import NewEvent
 from core.models import File, Job, JobStatus, Model, Snapshot
 from core.settings import Settings
@@ -19,14 +18,12 @@ from tests.core.rows import WORKER, add_file, add_project, queued_job
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = open_database(f"sqlite:///{tmp_path / 'attune.db'}")
-    migrate.upgrade(database)
-    with database.begin() as session:
+def database(sqlite: Database) -> Database:
+    """With a project and a file."""
+    with sqlite.begin() as session:
         add_project(session)
         add_file(session)
-    yield database
-    database.close()
+    return sqlite
 
 
 @pytest.fixture

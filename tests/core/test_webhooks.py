@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import select, update
 
-from core import claims, jobs, losses, migrate, outbox, webhook_queue, webhooks
+from core import claims, jobs, losses, outbox, webhook_queue, webhooks
 from core.claims import Claim
-from core.db import Database, db_now, open_database
+from core.db import Database, db_now
 from core.models import TERMINAL, JobStatus
 from core.webhook_models import WebhookDelivery, WebhookEndpoint, WebhookEvent
 from core.webhook_queue import EndpointClaim, Outcome
@@ -21,14 +20,12 @@ BROKEN = Outcome(at=1.0, seconds=0.1, status_code=None, error="away")
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = open_database(database_url)
-    migrate.upgrade(database)
+def database(database: Database) -> Database:
+    """With a project and a file."""
     with database.begin() as session:
         add_project(session)
         add_file(session)
-    yield database
-    database.close()
+    return database
 
 
 def told(database: Database, job_id: str) -> list[tuple[str, str, int]]:
