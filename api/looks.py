@@ -50,9 +50,8 @@ class Looks:
 
     def _find_jobs(self, project_id: str, job_ids: Sequence[str]) -> dict[str, str | AttuneError]:
         with self._database.read() as session:
-            held = self._ended.known(job_ids)
+            held, rows = self._held_and_rows(session, project_id, job_ids)
             there = jobs.there(session, project_id, held)
-            rows = jobs.several(session, project_id, [job_id for job_id in job_ids if job_id not in held])
         texts = {job_id: held[job_id] for job_id in there} | self._ended.write(rows)
         return {job_id: texts.get(job_id) or jobs.not_found(job_id) for job_id in job_ids}
 
@@ -60,10 +59,16 @@ class Looks:
         with self._database.read() as session:
             found = {page: _page(session, project_id, page) for page in pages}
             job_ids = {job_id for one in found.values() if isinstance(one, tuple) for job_id in one[0]}
-            held = self._ended.known(job_ids)
-            rows = jobs.several(session, project_id, [job_id for job_id in job_ids if job_id not in held])
+            held, rows = self._held_and_rows(session, project_id, job_ids)
         texts = held | self._ended.write(rows)
         return {page: one if isinstance(one, AttuneError) else _listed(*one, texts) for page, one in found.items()}
+
+    def _held_and_rows(
+        self, session: Session, project_id: str, job_ids: Collection[str]
+    ) -> tuple[dict[str, str], Sequence[Job]]:
+        """The objects of those that are held, by id, whosever they are; and the rows of the project's others."""
+        held = self._ended.known(job_ids)
+        return held, jobs.several(session, project_id, [job_id for job_id in job_ids if job_id not in held])
 
 
 def _page(session: Session, project_id: str, page: JobsPage) -> tuple[list[str], bool] | AttuneError:
