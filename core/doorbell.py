@@ -7,6 +7,7 @@ janitor rings again; so nothing here waits for a broker that is away, and nothin
 from __future__ import annotations
 
 import re
+import ssl
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -32,6 +33,7 @@ def celery_app(settings: Settings) -> Celery:
     """The app of both sides: early ack, no results, no remote control, no retries."""
     url = settings.resolved_broker_url
     options: dict[str, object]
+    is_encrypted = urlsplit(url).scheme == "rediss"
     if urlsplit(url).scheme == "filesystem":
         folder = Path(urlsplit(url).path)
         for name in ("messages", "control"):
@@ -44,14 +46,17 @@ def celery_app(settings: Settings) -> Celery:
         }
         url, transport = "filesystem://", "core.file_broker:Transport"
     else:
-        transport = None  # the URL's own
+        transport = "core.redis_broker:Transport"
         options = {"socket_connect_timeout": 2, "socket_timeout": 5, "polling_interval": 0.5, "max_retries": 1}
     app = Celery("attune", broker=url, set_as_current=False)
     app.conf.update(
         broker_transport=transport,
         broker_transport_options=options,
+        # where the URL names no rules of its own (`?ssl_cert_reqs=…`); kombu would trust any certificate
+        broker_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED} if is_encrypted else None,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        broker_channel_error_retry=True,  # what else a server refuses is no reason to end, either
         task_ignore_result=True,
         task_acks_late=False,
         # no bound: an acknowledgement that a broken connection swallowed counts as unread for good, and one such ring

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,14 @@ def test_a_message_cut_short_by_a_full_disk_is_none(tmp_path: Path) -> None:
     assert Doorbell(settings, database).ring(WORKER)
     assert _heard(settings, WORKER) == [LOOK]
     database.close()
+
+
+@pytest.mark.parametrize(("url", "rule"), [("", ssl.CERT_REQUIRED), ("?ssl_cert_reqs=none", ssl.CERT_NONE)])
+def test_an_encrypted_broker_has_to_show_a_certificate_unless_the_url_says_otherwise(
+    url: str, rule: ssl.VerifyMode
+) -> None:
+    app = celery_app(Settings(broker_url=f"rediss://127.0.0.1:1/0{url}"))
+    assert app.connection().ssl == {"ssl_cert_reqs": rule}
 
 
 def test_a_broker_that_is_away_costs_no_more_than_the_ring(tmp_path: Path) -> None:
