@@ -1,6 +1,7 @@
 """How a claim ends without a result: a crash, a lost worker, a lease that ran out. Try again, or give up.
 
 A loss with progress since the last one costs nothing; `MAX_LOSSES` at one step make the job itself the likely cause.
+An outage is no fault of the job's, however often it strikes.
 """
 
 from __future__ import annotations
@@ -17,17 +18,22 @@ from core.models import Job, JobStatus
 
 MAX_LOSSES = 3  # claims lost in a row without progress
 BACKOFF_S = 5.0  # after the second loss at one step; the first is tried again at once
+MAX_DOUBLINGS = 3  # of the backoff after an outage
 
 
-def lose(session: Session, claim: Claim, why: str) -> bool:
-    """A claim ended without a result (crash, lost worker): try again, or give up after three at one step."""
+def lose(session: Session, claim: Claim, why: str, *, is_outage: bool = False) -> bool:
+    """A claim ended without a result (crash, lost worker): try again, or give up after three at one step.
+
+    `is_outage`: a part of the service is away, for which no job is given up.
+    """
     job = session.scalar(select(Job).where(*mine(claim)).with_for_update().execution_options(populate_existing=True))
-    return job is not None and _lose(session, job, why)
+    return job is not None and _lose(session, job, why, is_outage=is_outage)
 
 
-def _lose(session: Session, job: Job, why: str) -> bool:
+def _lose(session: Session, job: Job, why: str, *, is_outage: bool = False) -> bool:
     fence = (Job.attempt == job.attempt, Job.status == job.status)
-    count = job.losses + 1 if job.loss_step == job.snapshot_step else 1
+    before = job.losses if job.loss_step == job.snapshot_step else 0
+    count = before if is_outage else before + 1
     ended: dict[str, Any] = {
         "lease_until": None,
         "worker_id": None,
@@ -49,7 +55,7 @@ def _lose(session: Session, job: Job, why: str) -> bool:
                 )
                 is not None
             )
-    if count >= MAX_LOSSES:
+    if not is_outage and count >= MAX_LOSSES:
         message = (
             f"The job was lost {count} times in a row at step {job.snapshot_step} ({why}). It is not tried again; "
             "its log says what the last attempt did."
@@ -70,7 +76,10 @@ def _lose(session: Session, job: Job, why: str) -> bool:
             )
             is not None
         )
-    wait_s = 0.0 if count == 1 else BACKOFF_S * 2 ** (count - 2)
+    if is_outage:
+        wait_s = BACKOFF_S * 2 ** min(job.attempts_lost, MAX_DOUBLINGS)
+    else:
+        wait_s = 0.0 if count == 1 else BACKOFF_S * 2 ** (count - 2)
     values: dict[str, Any] = {
         "losses": count,
         "loss_step": job.snapshot_step,

@@ -138,8 +138,8 @@ class Preparer:
             if base.status != "ready":
                 base = catalog.make_ready(self._database, self._storage, self._settings, base)
             lengths = self._lengths_of(file, base, row)
-        except Unavailable as error:
-            log.warning("counting_waits", error=error.message)
+        except (Unavailable, StorageCorrupt) as error:
+            log.warning("counting_waits", error=str(error))
             with self._database.begin() as session:
                 token_lengths.give_up(session, row)
             return True
@@ -218,9 +218,14 @@ class Preparer:
                 if error.code != "base_model_unavailable":
                     holding.settle()
                     with self._database.begin() as session:
-                        losses.lose(session, claim, error.message)
+                        losses.lose(session, claim, error.message, is_outage=True)
                     return
                 self._fail(claim, holding, error)
+            except (StorageCorrupt, StorageMissing) as error:
+                log.warning("preparation_lost", job=claim.job_id, attempt=claim.attempt, error=str(error))
+                holding.settle()
+                with self._database.begin() as session:
+                    losses.lose(session, claim, "a file came back from the storage changed, or not at all")
             except AttuneError as error:
                 self._fail(claim, holding, error)
             finally:

@@ -149,13 +149,13 @@ class Attempt:
         """The job cannot be done: its user or operator has to change something."""
         self.end(lambda session: claims.fail(session, self.claim, code=code, message=message, param=param))
 
-    def lose(self, why: str) -> None:
+    def lose(self, why: str, *, is_outage: bool = False) -> None:
         """This attempt came to nothing, and the next goes on from the newest snapshot. A worker that was told to
-        end is no loss of the job's."""
+        end is no loss of the job's, and an outage no fault of its."""
         if self.place.draining():
             self.stop("drained")
         else:
-            self.end(lambda session: losses.lose(session, self.claim, why))
+            self.end(lambda session: losses.lose(session, self.claim, why, is_outage=is_outage))
 
     def end(self, last_write: Callable[[Session], bool]) -> None:
         """The write that ends the claim, together with the name of this attempt's log."""

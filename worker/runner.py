@@ -273,7 +273,7 @@ class Runner:
             attempt.lose(str(error))
         except Unavailable as error:
             self._kill_engine()
-            attempt.lose(error.message)
+            attempt.lose(error.message, is_outage=True)
         except (StorageCorrupt, StorageMissing) as error:
             self._kill_engine()
             attempt.lose(str(error))

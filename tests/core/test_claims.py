@@ -177,6 +177,34 @@ def test_an_expired_lease_is_lost_and_three_at_one_step_are_the_end(database: Da
     assert event_seqs(database, job_id) == list(range(1, job.event_seq + 1))
 
 
+def test_outages_wait_longer_each_time_and_are_never_the_jobs_end(database: Database) -> None:
+    job_id = queued_job(database)
+    waits: list[float] = []
+    for _ in range(7):
+        claim = claim_one(database)
+        assert claim is not None
+        with database.begin() as session:
+            assert losses.lose(session, claim, "the storage is away", is_outage=True)
+            waits.append(session.scalar(select(Job.not_before - db_now()).where(Job.id == job_id)) or 0.0)
+            session.execute(update(Job).where(Job.id == job_id).values(not_before=0.0))
+    assert [round(wait, -1) for wait in waits[2:]] == [20, 40, 40, 40, 40]
+    job = job_of(database, job_id)
+    assert (job.status, job.losses, job.attempts_lost) == (JobStatus.QUEUED, 0, 7)
+    assert event_seqs(database, job_id) == list(range(1, job.event_seq + 1))
+
+
+def test_an_outage_does_not_hide_the_losses_before_it(database: Database) -> None:
+    job_id = queued_job(database)
+    for is_outage in (False, True, False, True, False):
+        with database.begin() as session:
+            session.execute(update(Job).where(Job.id == job_id).values(not_before=0.0))
+        claim = claim_one(database)
+        assert claim is not None
+        with database.begin() as session:
+            assert losses.lose(session, claim, "as it may be", is_outage=is_outage)
+    assert job_of(database, job_id).status == JobStatus.FAILED
+
+
 def test_progress_between_losses_starts_the_count_again(database: Database) -> None:
     job_id = queued_job(database)
     for step in range(5):

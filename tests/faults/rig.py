@@ -35,7 +35,7 @@ from tests.faults.parts import Part
 from tests.faults.proxy import Proxy
 from tests.faults.servers import Disk, Server, Store, store
 from tests.live import BASE
-from tests.services import Postgres, Redis, free_port, postgres, redis, redis_binary
+from tests.services import START_LIMIT_S, Postgres, Redis, free_port, postgres, redis, redis_binary
 
 LEASE_S = 6.0
 BEAT_S = 0.5
@@ -82,6 +82,7 @@ class Rig:
             )
             for program in services(self.settings, Parts(workers, serve=False))
         }
+        self._twin_port = free_port()
         self.twin = self._twin()
         self.workers = [part for name, part in self.parts.items() if name.startswith("worker")]
         self.web = self.parts["web"]
@@ -166,8 +167,8 @@ class Rig:
         return {**ours, **environment, "OMP_NUM_THREADS": "1"}
 
     def _twin(self) -> Part:
-        """A second web process over the same places; a scenario starts it."""
-        settings = self.settings.model_copy(update={"port": free_port()})
+        """A second web process over the same places; a scenario starts it (`start_twin`)."""
+        settings = self.settings.model_copy(update={"port": self._twin_port})
         program = services(settings, Parts(0, serve=False))[0]
         environment = {**self._environment(program.environment), "ATTUNE_PORT": str(settings.port)}
         return Part("web-twin", program.command, environment, self.logs / "web-twin.log")
@@ -206,6 +207,19 @@ class Rig:
 
         with suppress(TimeoutError):  # the invariants say what is missing
             self.until(settled, "webhooks are delivered", within_s)
+
+    def start_twin(self) -> psutil.Process:
+        """The second web process, once it has answered."""
+        self.twin.start()
+        deadline = time.monotonic() + START_LIMIT_S
+        while time.monotonic() < deadline:
+            with suppress(httpx.TransportError):
+                answer = httpx.get(f"http://127.0.0.1:{self._twin_port}/readyz", trust_env=False)
+                if answer.status_code == httpx.codes.OK:
+                    assert self.twin.process is not None
+                    return psutil.Process(self.twin.process.pid)
+            time.sleep(0.1)
+        raise TimeoutError(f"the second web process is not ready; see {self.logs}")
 
     def until_ready(self, within_s: float = 240.0) -> None:
         deadline = time.monotonic() + within_s

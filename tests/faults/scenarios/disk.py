@@ -42,12 +42,13 @@ def _saver(*arguments: str | Path) -> list[str]:
 def killed_savers(rig: Rig, times: int) -> Outcome:
     place = rig.folder / "savers"
     place.mkdir()
-    command = _saver("loop", place, "--kills", str(KILLS_EACH * times))
+    kills = KILLS_EACH * times
+    command = _saver("loop", place, "--kills", str(kills))
     done = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout.splitlines()[-1])
     shutil.rmtree(place)
     print(f"F25: {done['kills']} kills, {done['landed']} mid-save, {done['acknowledged']} acknowledged saves")
     assert not done["wrong"], done["wrong"][:5]
-    assert done["landed"] * 2 >= done["kills"], f"only {done['landed']} of {done['kills']} kills landed in a save"
+    assert done["landed"] * 2 >= kills, f"only {done['landed']} of {done['kills']} kills landed in a save"
     return Outcome(done["landed"], 0.0)
 
 

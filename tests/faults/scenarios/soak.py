@@ -31,21 +31,20 @@ GROWN_FILES = 40
 
 @scenario("F37", "a soak of two web processes and eight tenants")
 def soak(rig: Rig, times: int) -> Outcome:
-    rig.twin.start()
+    process = rig.start_twin()
     intents: list[Intent] = []
     over = threading.Event()
     keys = [rig.tenant(f"soak-{rig.kind}-{number}") for number in range(TENANTS)]
     tenants = [threading.Thread(target=_live, args=(rig, rig.client(key=key), intents, over)) for key in keys]
     for tenant in tenants:
         tenant.start()
-    process = psutil.Process(rig.twin.process.pid) if rig.twin.process else None
     deadline = time.monotonic() + SOAK_S * times
     size = None
     landed = 0
     faults = _faults(rig)
     while time.monotonic() < deadline:
         time.sleep(random.uniform(*PAUSE_S))
-        if process is not None and size is None:
+        if size is None:
             size = (process.memory_info().rss, process.num_fds())  # once it is warm
         landed += random.choice(faults)()
     over.set()
@@ -53,7 +52,6 @@ def soak(rig: Rig, times: int) -> Outcome:
         tenant.join()
     rig.until_ready()
     recovery_s = rig.until_ended(intents)
-    assert process is not None
     assert size is not None
     assert rig.twin.deaths == 0, "the web process that nobody harmed has died"
     grown = process.memory_info().rss - size[0], process.num_fds() - size[1]
