@@ -31,6 +31,7 @@ class Janitor:
         self._database = database
         self._storage = storage
         self._doorbell = doorbell
+        self._has_registered = False  # the bases
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
 
@@ -77,11 +78,13 @@ class Janitor:
 
     def _clean(self) -> int:
         with self._database.begin() as session:
-            catalog.register(session, self._settings)  # of a process that began without its database
+            if not self._has_registered:  # this process may have begun without its database
+                catalog.register(session, self._settings)
             workers.forget_dead(session)
             replay.forget_old(session)
             doctor_tasks.forget_old(session)
             sign_ins.forget_expired(session)
+        self._has_registered = True
         removed = cleaning.sweep_finished_jobs(self._database, self._storage, 2 * self._settings.lease_s)
         removed += cleaning.sweep_ended_batches(self._database, self._storage, 2 * self._settings.lease_s)
         removed += cleaning.remove_uploads(self._database, self._storage)
