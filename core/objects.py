@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -170,7 +171,7 @@ class Storage:
         assert self._folder is not None
         try:
             with folder_takes(key):
-                new.publish(self._folder / key)
+                new.publish(os.path.join(self._folder, key))
         except Taken as error:
             return self._settle(key, stored, error)
         return stored

@@ -14,9 +14,9 @@ from core import first_key, migrate
 from core.db import open_database
 from core.settings import Settings
 from tests.faults.proxy import Mode, Proxy
+from tests.live import ROOT
 from tests.services import Postgres, free_port, port_answers, program
 
-ROOT = Path(__file__).parent.parent.parent
 BACK_S = 30.0
 
 
