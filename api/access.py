@@ -11,8 +11,8 @@ from re import Pattern
 from starlette.routing import compile_path
 
 from api.errors import NotAllowed, unknown_url
+from core.access.projects import Principal, Scope
 from core.errors import AttuneError
-from core.projects import Principal, Scope
 
 Scopes = tuple[Scope, ...]  # one of them is enough
 READ: Scopes = (Scope.READ,)

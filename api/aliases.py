@@ -9,8 +9,8 @@ from pydantic import StringConstraints
 
 from api.parts import Caller, Within
 from api.wire import Deleted, Ours, Page, Shown, ends
-from core import aliases
-from core.alias_models import ModelAlias
+from core.serving import aliases
+from core.serving.alias_models import ModelAlias
 from core.storable import ModelId
 
 router = APIRouter(prefix="/v1/attune/aliases", tags=["attune"])

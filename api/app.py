@@ -59,14 +59,16 @@ from api.replay import Replay
 from api.told_to_stop import when_told_to_stop
 from api.unchanged import Unchanged
 from api.webhook_sender import Sender
-from core import catalog, collector, completions
+from core import collector
+from core.access.rates import Rates
+from core.bases import catalog
 from core.db import Database, open_database
 from core.errors import Unavailable
 from core.logs import configure_logs
-from core.rates import Rates
-from core.serve_token import serve_token
+from core.serving import completions
+from core.serving.serve_token import serve_token
 from core.settings import Settings, load_settings
-from core.storage import open_storage
+from core.store.storage import open_storage
 
 log = structlog.get_logger()
 SHOWN_ACROSS = ("x-request-id", "retry-after", "etag", "content-disposition")  # to scripts of other sites

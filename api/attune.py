@@ -11,9 +11,11 @@ from api.download import Download, hand_out
 from api.models import ModelFile
 from api.openapi import FILE, TEXT, ZIP
 from api.parts import Caller, Within
-from core import aliases, ids, jobs, published
+from core import ids
 from core.errors import NotFound
-from core.storage import Storage, StorageMissing
+from core.jobs import jobs
+from core.serving import aliases, published
+from core.store.storage import Storage, StorageMissing
 
 router = APIRouter(prefix="/v1/attune", tags=["attune"])
 

@@ -18,12 +18,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.access import Route
 from api.parts import Caller, Parts, Within
 from api.wire import Page, Shown, ends
-from core import audit
-from core.audit import Call
+from core.access import audit
+from core.access.audit import Call
+from core.access.projects import Principal
 from core.db import Database
 from core.errors import AttuneError
 from core.models import AuditEntry
-from core.projects import Principal
 
 log = structlog.get_logger()
 router = APIRouter(prefix="/v1/attune/audit_log", tags=["attune"])

@@ -20,12 +20,13 @@ from api.audit import Audited
 from api.body import Body, Pace, too_large
 from api.errors import error_response
 from api.parts import Parts
-from core import embeds, ids, projects, sign_ins, tenancy
+from core import ids
+from core.access import embeds, projects, sign_ins, tenancy
+from core.access.projects import Principal
 from core.db import Database
 from core.errors import AttuneError
-from core.projects import Principal
+from core.files.uploads import MAX_PART_BYTES
 from core.settings import Settings
-from core.uploads import MAX_PART_BYTES
 
 GUARDED = "/v1/"
 OURS = "/v1/attune/"  # keys, sessions, projects and their limits are below it

@@ -8,10 +8,10 @@ from api.janitor import Janitor
 from api.preparation import Preparation
 from api.webhook_relay import Relay
 from api.webhook_sender import Sender
+from core.broker.doorbell import Doorbell
 from core.db import Database
-from core.doorbell import Doorbell
 from core.settings import Settings
-from core.storage import Storage
+from core.store.storage import Storage
 
 
 class Background:

@@ -12,9 +12,11 @@ from api.job_object import seconds
 from api.parts import Caller, Within
 from api.replay import AsAsked
 from api.wire import Page, Shown, ends
-from core import batches, completions, replay
-from core.batch_models import Batch, BatchStatus
+from core import replay
+from core.batches import batches
+from core.batches.models import Batch, BatchStatus
 from core.errors import AttuneError
+from core.serving import completions
 from core.storable import FileId, MetadataKey, MetadataValue, Text
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])

@@ -19,10 +19,10 @@ from starlette.requests import ClientDisconnect
 from api.openapi import COMPLETION
 from api.parts import Caller, Parts, Within
 from api.renamed import renamed
-from core import completions
-from core.completions import Candidates, ChatRequest, CompletionRequest, TextRequest
+from core.access.projects import Principal
 from core.errors import AttuneError, envelope
-from core.projects import Principal
+from core.serving import completions
+from core.serving.completions import Candidates, ChatRequest, CompletionRequest, TextRequest
 
 router = APIRouter(prefix="/v1", tags=["chat"])
 _PASSED_ON = ("content-type", "retry-after", "x-should-retry")

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from api.job_object import show_job
 from api.together import Together
-from core import audit, crash_points, intake, jobs, replay
-from core.audit import Call
+from core import crash_points, replay
+from core.access import audit
+from core.access.audit import Call
 from core.db import Database, Session
 from core.errors import AttuneError
-from core.intake import Wanted
+from core.jobs import intake, jobs
+from core.jobs.intake import Wanted
 from core.models import Job
 from core.replay import Asked
 

@@ -1,6 +1,6 @@
 """/v1/attune, the dataset doctor's long work: conversions, reports, repairs and splits, tasks of one shape.
 
-It runs beside the requests (core.doctor_work). A kind's own is what it may be asked for; the rest is the same for all.
+It runs beside the requests (core.doctor.work). A kind's own is what it may be asked for; the rest is the same for all.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from api.doctor_objects import Task, TaskList, show_task
 from api.doctor_requests import ConversionCreate, Order, RepairCreate, ReportCreate, Request, SplitCreate
 from api.parts import Caller, Parts, Within
 from api.wire import ends
-from core import doctor_tasks, doctor_work, files
-from core.doctor_models import TaskKind
+from core.doctor import tasks as doctor_tasks
+from core.doctor import work as doctor_work
+from core.doctor.models import TaskKind
 from core.errors import AttuneError
-from core.files import FINE_TUNE
+from core.files import files
+from core.files.files import FINE_TUNE
 from core.models import File
 
 router = APIRouter(prefix="/v1/attune", tags=["doctor"])

@@ -17,13 +17,15 @@ from api.doctor import check_purpose
 from api.doctor_objects import ConversionPreview, ExampleList
 from api.doctor_requests import ConversionCreate
 from api.parts import Caller, Parts, Within
-from core import catalog, doctor_work, files
+from core.bases import catalog
+from core.doctor import work as doctor_work
 from core.doctor.child import Child
 from core.doctor.orders import Base, Preview, Show
 from core.doctor.window import window
 from core.errors import AttuneError, NotFound, Unavailable
+from core.files import files
 from core.models import File
-from core.storage import StorageMissing
+from core.store.storage import StorageMissing
 
 router = APIRouter(prefix="/v1/attune", tags=["doctor"])
 AT_ONCE_S = 20.0  # that a preview or a rendering may take

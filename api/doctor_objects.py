@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, cast
 
 from api.wire import Shown
-from core.doctor_models import DoctorTask
+from core.doctor.models import DoctorTask
 
 
 class TaskProgress(Shown):

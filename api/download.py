@@ -11,8 +11,8 @@ from fastapi import Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from core.errors import AttuneError
-from core.presign import attachment
-from core.storage import Storage
+from core.store.presign import attachment
+from core.store.storage import Storage
 
 SIGNED_S = 3600
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")

@@ -15,7 +15,7 @@ from api.errors import error_response, internal_error
 from api.metrics import Requests
 from core import crash_points, ids
 from core.errors import Unavailable
-from core.storage import StorageCorrupt, StorageMissing
+from core.store.storage import StorageCorrupt, StorageMissing
 
 log = structlog.get_logger()
 OPENAI_VERSION = "2020-10-01"  # the dialect that clients may ask for

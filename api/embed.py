@@ -16,8 +16,9 @@ from pydantic import Field
 
 from api.parts import Caller, Within
 from api.wire import Ours, Shown
-from core import embeds, jobs
-from core.embeds import Embed
+from core.access import embeds
+from core.access.embeds import Embed
+from core.jobs import jobs
 
 router = APIRouter()
 DAY_S = 86_400

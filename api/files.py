@@ -19,10 +19,12 @@ from api.parts import Caller, Parts, Within
 from api.receive import receive_upload
 from api.replay import asked, once
 from api.wire import Deleted, Page, Shown, ends
-from core import crash_points, files, projects, quotas, replay
+from core import crash_points, replay
+from core.access import projects, quotas
 from core.db import Session
 from core.errors import AttuneError, NotFound, Unavailable
-from core.files import FINE_TUNE_RESULTS, Received
+from core.files import files
+from core.files.files import FINE_TUNE_RESULTS, Received
 from core.models import File
 from core.replay import Asked
 

@@ -17,7 +17,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from api.wire import Ours
 from core.errors import AttuneError
-from core.files import FINE_TUNE, UPLOAD_PURPOSES, clean_name
+from core.files.files import FINE_TUNE, UPLOAD_PURPOSES, clean_name
 
 MAX_FIELDS = 8
 MAX_FIELD_BYTES = 1024 * 1024

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from api.parts import Caller
 from api.wire import Shown
-from core import graders
+from core.grading import graders
 
 router = APIRouter(prefix="/v1/fine_tuning/alpha/graders", tags=["graders"])
 MAX_SAMPLE_CHARS = 200_000

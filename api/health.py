@@ -13,8 +13,8 @@ from api.auth import authenticate, bearer
 from api.metrics import exposition
 from api.openapi import TEXT
 from api.parts import Within
-from core import readiness
 from core.errors import AttuneError
+from core.upkeep import readiness
 
 router = APIRouter(tags=["health"])
 _METRICS: dict[int | str, dict[str, Any]] = {

@@ -11,12 +11,18 @@ from collections.abc import Callable
 
 import structlog
 
-from core import batch_claims, catalog, cleaning, doctor_tasks, losses, replay, sign_ins, workers
+from core import replay, workers
+from core.access import sign_ins
+from core.bases import catalog
+from core.batches import claims as batch_claims
+from core.broker.doorbell import Doorbell
 from core.db import Database
-from core.doorbell import Doorbell
+from core.doctor import tasks as doctor_tasks
 from core.errors import AttuneError
+from core.jobs import losses
 from core.settings import Settings
-from core.storage import Storage
+from core.store.storage import Storage
+from core.upkeep import cleaning
 
 log = structlog.get_logger()
 CLEAN_EVERY = 12  # rounds; leftovers can wait longer than leases

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from api.wire import Page, Shown
-from core import measured_run
-from core.measured_run import MeasuredRun
 from core.models import Checkpoint, Job, JobEvent, JobStatus
+from core.planning import measured_run
+from core.planning.measured_run import MeasuredRun
 from core.protocol import FinalReport
 from core.spec import Hyperparameters, JobSpec, Method, Resolved, ShownDpoHyperparameters, ShownHyperparameters
 

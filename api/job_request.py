@@ -14,8 +14,8 @@ from api.job_object import JobObject
 from api.wire import Ours
 from core import tracking_address
 from core.errors import AttuneError
-from core.intake import Wanted
-from core.jobs import Placement
+from core.jobs.intake import Wanted
+from core.jobs.jobs import Placement
 from core.spec import MAX_SEED, BasicChoices, DpoChoices, FineChoices, Hyperparameters, Method
 from core.storable import FileId, MetadataKey, MetadataValue, ModelId, Text
 

@@ -29,11 +29,14 @@ from api.looks import JobsPage
 from api.parts import Caller, Parts, Within
 from api.replay import AsAsked
 from api.wire import ends
-from core import crash_points, dry_run, jobs, published
-from core.dry_run import PlanObject
-from core.intake import Wanted
+from core import crash_points
+from core.access.projects import Principal
+from core.jobs import jobs
+from core.jobs.intake import Wanted
 from core.models import JobStatus
-from core.projects import Principal
+from core.planning import dry_run
+from core.planning.dry_run import PlanObject
+from core.serving import published
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 After = Annotated[str | None, Query(max_length=128)]

@@ -10,10 +10,10 @@ from pydantic import Field, StringConstraints
 from api.job_object import seconds
 from api.parts import Caller, Within, concerns
 from api.wire import Deleted, Ours, Shown
-from core import projects
+from core.access import projects
+from core.access.projects import USUAL, Scope
 from core.errors import AttuneError
 from core.models import ApiKey
-from core.projects import USUAL, Scope
 from core.storable import Name, Text
 
 router = APIRouter(prefix="/v1/attune/keys", tags=["keys"])

@@ -15,10 +15,10 @@ import structlog
 from anyio import CapacityLimiter, to_thread
 
 from api.job_object import show_event
-from core import follow
 from core.db import Database
 from core.errors import AttuneError
-from core.follow import Standing
+from core.jobs import follow
+from core.jobs.follow import Standing
 
 POLL_S = 0.3
 HEARTBEAT_S = 15.0  # proxies close a connection that is silent for a minute

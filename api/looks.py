@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from api.job_object import JobList, show_job
 from api.together import Together
-from core import jobs
 from core.db import Database, Session
 from core.errors import AttuneError
+from core.jobs import jobs
 from core.models import TERMINAL, Job
 
 MOST_ENDED = 2000  # of some three kilobytes each

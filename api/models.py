@@ -8,10 +8,11 @@ from fastapi import APIRouter
 
 from api.parts import Caller, Within
 from api.wire import Deleted, Shown
-from core import aliases, catalog, published
+from core.access.projects import Principal
+from core.bases import catalog
 from core.errors import AttuneError
 from core.models import BaseModelRow, Model
-from core.projects import Principal
+from core.serving import aliases, published
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 BASE_OWNER = "attune"

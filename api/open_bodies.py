@@ -17,8 +17,8 @@ from api.access import Route
 from api.admission import PLACE, Place
 from api.errors import error_response
 from api.http_head import MAX_CONNECTIONS
+from core.access.projects import Principal
 from core.errors import AttuneError, Unavailable
-from core.projects import Principal
 from core.settings import Settings
 
 # Each holds up to three parts of 8 MiB while it goes to a store

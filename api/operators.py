@@ -9,10 +9,14 @@ from pydantic import Field, HttpUrl, StringConstraints, TypeAdapter
 
 from api.parts import Caller, Operator, Within
 from api.wire import Deleted, Ours, Shown
-from core import catalog, erase, projects, servers, workers
+from core import workers
+from core.access import projects
+from core.bases import catalog
 from core.errors import AttuneError, NotFound
 from core.models import BaseModelRow, Project, Server, Worker
+from core.serving import servers
 from core.storable import ModelId, Name, Text
+from core.upkeep import erase
 
 router = APIRouter(prefix="/v1/attune", tags=["operators"])
 _URL = TypeAdapter(HttpUrl)

@@ -15,12 +15,12 @@ from api.looks import Looks
 from api.metrics import Requests
 from api.recent import Recent
 from api.webhook_sender import Sender
+from core.access.projects import Principal
+from core.access.rates import Rates
 from core.db import Database
 from core.errors import AttuneError
-from core.projects import Principal
-from core.rates import Rates
 from core.settings import Settings
-from core.storage import Storage
+from core.store.storage import Storage
 
 
 @dataclass(frozen=True)

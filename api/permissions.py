@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from api.parts import Caller, Within, concerns
 from api.wire import Deleted, Page, Shown, ends
-from core import sharing
+from core.access import sharing
 from core.models import CheckpointPermission
 from core.storable import Text
 

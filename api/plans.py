@@ -10,10 +10,10 @@ from pydantic import Field
 from api.job_request import AttuneChoices, CreateJob, MethodChoice
 from api.parts import Caller, Within
 from api.wire import Ours
-from core import dry_run
-from core.data_counts import DataCounts
-from core.dry_run import Given, PlanObject
 from core.errors import AttuneError
+from core.planning import dry_run
+from core.planning.data_counts import DataCounts
+from core.planning.dry_run import Given, PlanObject
 from core.spec import BasicChoices
 from core.storable import FileId, ModelId
 

@@ -10,10 +10,10 @@ from pydantic import Field
 from api.operators import ProjectObject
 from api.parts import Caller, Operator, Within
 from api.wire import Ours, Shown
-from core import projects, quotas
+from core.access import projects, quotas
+from core.access.quotas import Usage
 from core.errors import NotFound
 from core.models import Project
-from core.quotas import Usage
 
 router = APIRouter(prefix="/v1/attune/projects/{project_id}", tags=["operators"])
 MAX_NUMBER = 2**53 - 1  # the largest that every JSON reader keeps exact

@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import error_response
 from api.parts import Parts
+from core.access.projects import Principal
 from core.errors import AttuneError
-from core.projects import Principal
 
 
 class RateLimit:

@@ -12,12 +12,12 @@ from anyio import to_thread
 
 from api.form import Form, Limits, check_name, check_purpose, lifetime
 from core import ids
+from core.data.examples import Checker, Summary
 from core.errors import AttuneError
-from core.examples import Checker, Summary
-from core.files import FINE_TUNE, Received, storage_key
-from core.objects import Stored
-from core.storage import Storage
-from core.streams import Behind
+from core.files.files import FINE_TUNE, Received, storage_key
+from core.store.objects import Stored
+from core.store.storage import Storage
+from core.store.streams import Behind
 
 BLOCK_BYTES = 1024 * 1024  # one trip to a thread each
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import Message, Send
 
-from core.projects import Principal
+from core.access.projects import Principal
 
 HELD_S = 0.5
 RENEWED_S = 0.25  # from then on the next to ask looks it up; the others need not, as all would when it is forgotten

@@ -23,8 +23,8 @@ from api.auth import FILE_PATH, GUARDED, PART_PATH, bearer
 from api.errors import error_response
 from api.parts import Caller, Parts, principal_of
 from core import ids, replay
+from core.access.projects import Principal
 from core.errors import AttuneError
-from core.projects import Principal
 from core.replay import Answer, Asked, Keyed
 
 WAIT_S = 20.0

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from api.parts import Caller
-from core import sample_data
+from core.data import sample_data
 from core.errors import NotFound
 
 router = APIRouter(prefix="/v1/attune/sample_data", tags=["attune"])

@@ -13,9 +13,9 @@ from api.auth import bearer
 from api.job_object import seconds
 from api.parts import Caller, Within
 from api.wire import Deleted, Shown
-from core import projects, sign_ins
+from core.access import projects, sign_ins
+from core.access.projects import Principal, Scope
 from core.errors import AttuneError
-from core.projects import Principal, Scope
 
 router = APIRouter(prefix="/v1/attune", tags=["sessions"])
 

@@ -17,9 +17,9 @@ from fastapi.responses import Response, StreamingResponse
 
 from api.auth import authenticate, bearer
 from api.parts import Caller, Parts, Within
-from core import follow, jobs
 from core.errors import AttuneError
-from core.follow import Standing
+from core.jobs import follow, jobs
+from core.jobs.follow import Standing
 from core.models import TERMINAL
 
 router = APIRouter(prefix="/v1/attune/fine_tuning/jobs", tags=["attune"])

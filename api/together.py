@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from anyio import to_thread
 
-from core import tenancy
+from core.access import tenancy
 from core.errors import AttuneError
 
 Asked = TypeVar("Asked")

@@ -15,16 +15,17 @@ from api.parts import Caller, Parts, Within
 from api.receive import receive_part
 from api.replay import once
 from api.wire import Ours, Shown
-from core import ids, uploads
-from core.compose import compose
+from core import ids
 from core.errors import AttuneError, Unavailable
-from core.files import Received
+from core.files import uploads
+from core.files.compose import compose
+from core.files.files import Received
+from core.files.models import Upload, UploadStatus
+from core.files.uploads import MAX_PART_BYTES, Declared
 from core.models import File
-from core.objects import Stored
 from core.storable import Name, Text
-from core.storage import StorageMissing
-from core.upload_models import Upload, UploadStatus
-from core.uploads import MAX_PART_BYTES, Declared
+from core.store.objects import Stored
+from core.store.storage import StorageMissing
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 

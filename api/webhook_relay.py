@@ -1,6 +1,6 @@
 """The thread beside the janitor that brings events to their receivers, with a few more that wait for answers.
 
-Several web processes may run it at once: endpoints are claimed (core.webhook_queue). Of its threads, endpoints
+Several web processes may run it at once: endpoints are claimed (core.webhooks.queue). Of its threads, endpoints
 that have failed lately get half at most, so that the dead do not delay the living.
 """
 
@@ -13,10 +13,12 @@ from collections.abc import Sequence
 import structlog
 
 from api.webhook_sender import Sender
-from core import crash_points, outbox, webhook_queue
+from core import crash_points
 from core.db import Database
 from core.errors import AttuneError
-from core.webhook_queue import Due, EndpointClaim, Outcome
+from core.webhooks import outbox
+from core.webhooks import queue as webhook_queue
+from core.webhooks.queue import Due, EndpointClaim, Outcome
 
 log = structlog.get_logger()
 LOOK_EVERY_S = 0.5  # a worker moves jobs in a process of its own, and tells the row alone

@@ -16,10 +16,10 @@ from typing import Any
 import httpcore
 import httpx
 
-from core import receivers, signatures
 from core.errors import AttuneError
-from core.receivers import Allowed, Target
-from core.webhook_queue import Outcome
+from core.webhooks import receivers, signatures
+from core.webhooks.queue import Outcome
+from core.webhooks.receivers import Allowed, Target
 
 TIMEOUT_S = 15.0
 SAMPLES = 4  # test sends at once

@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.job_object import seconds
 from api.parts import Caller, Within
 from api.wire import Ours, Page, Shown, ends
-from core import outbox, receivers, signatures, webhooks
 from core.errors import AttuneError
 from core.storable import Name
-from core.webhook_models import WebhookDelivery, WebhookEndpoint, WebhookEvent
+from core.webhooks import outbox, receivers, signatures, webhooks
+from core.webhooks.models import WebhookDelivery, WebhookEndpoint, WebhookEvent
 
 router = APIRouter()
 _endpoints = APIRouter(tags=["webhooks"])

@@ -25,8 +25,8 @@ def backup(
 
     For a service in one data folder, running or stopped. Postgres and S3: see docs/operations.md.
     """
-    from core import backup as copies  # here, since a client has no need of the database
     from core.errors import AttuneError
+    from core.upkeep import backup as copies  # here, since a client has no need of the database
 
     target = target or Path(f"attune-backup-{time.strftime('%Y%m%d-%H%M%S')}")
     try:
@@ -41,8 +41,8 @@ def restore(
     data: DataFolder = None,
 ) -> None:
     """Put a backup into an empty data folder. `attune up` there migrates it and goes on with what was running."""
-    from core import backup as copies
     from core.errors import AttuneError
+    from core.upkeep import backup as copies
 
     settings = settings_here(data_dir=data)
     try:
@@ -53,7 +53,7 @@ def restore(
 
 
 def _tell(what: str, manifest: object) -> None:
-    from core.backup import Manifest
+    from core.upkeep.backup import Manifest
 
     assert isinstance(manifest, Manifest)
     size = sum(file.bytes for file in manifest.files)

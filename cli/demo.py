@@ -27,7 +27,7 @@ from cli import demo_client
 from cli.demo_client import Question
 from cli.demo_service import DemoFailed, Service, answers_of_peft, make_base, place_for, running_service
 from cli.follow import follow
-from core.sample_data import messages
+from core.data.sample_data import messages
 
 BASE = "attune-demo"
 SEED = 7

@@ -19,7 +19,7 @@ from cli.show import AsJson
 from cli.up import CODE
 
 if TYPE_CHECKING:
-    from core.checkup import Finding
+    from core.upkeep.checkup import Finding
 
 CARD_S = 300.0
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
@@ -35,7 +35,7 @@ def doctor(
 
     Exit code 1 when something is wrong.
     """
-    from core import checkup  # here, since a client has no need of the service's parts
+    from core.upkeep import checkup  # here, since a client has no need of the service's parts
 
     settings = settings_here(data_dir=data)
     found: list[Finding] = []
@@ -57,7 +57,7 @@ def _all(findings: Iterator[Finding], device: str | None) -> Iterator[Finding]:
 
 def _card(device: str) -> Finding:
     """Run the engine's own check; torch stays out of this process."""
-    from core.checkup import Finding, State
+    from core.upkeep.checkup import Finding, State
 
     advice = "Look at nvidia-smi and at the versions of the driver, torch and bitsandbytes; do not train on this card."
     command = [sys.executable, "-m", "worker.engine.card_check", "--device", device]

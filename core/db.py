@@ -26,7 +26,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from core import tenancy
+from core.access import tenancy
 from core.errors import Unavailable
 
 POOL_SIZE = 16  # of a process; more at once only wait for each other

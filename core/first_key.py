@@ -10,7 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-from core import ids, projects
+from core import ids
+from core.access import projects
 from core.db import Database, open_database
 from core.durable import make_folder, replace_file
 from core.settings import load_settings

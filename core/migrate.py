@@ -17,9 +17,9 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from core.batch_models import ENDED
+from core.access.grants import take_back
+from core.batches.models import ENDED
 from core.db import Database, open_database
-from core.grants import take_back
 from core.models import TERMINAL
 from core.settings import load_settings
 from core.tables import Base

@@ -63,7 +63,7 @@ class JobStatus(StrEnum):
 
 TERMINAL = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
 
-# The life of a job; core.jobs has one function for each edge.
+# The life of a job; core.jobs.jobs has one function for each edge.
 TRANSITIONS: dict[JobStatus, tuple[JobStatus, ...]] = {
     JobStatus.VALIDATING_FILES: (JobStatus.QUEUED, JobStatus.FAILED, JobStatus.CANCELLED),
     JobStatus.QUEUED: (JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.CANCELLED),
@@ -102,7 +102,7 @@ class ApiKey(Base):
     created_at: Mapped[float] = mapped_column(default=db_now())
     revoked_at: Mapped[float | None]
     last_used_at: Mapped[float | None]
-    scopes: Mapped[list[Any]]  # core.projects.Scope; an operator's key may do everything
+    scopes: Mapped[list[Any]]  # core.access.projects.Scope; an operator's key may do everything
     expires_at: Mapped[float | None]
 
 
@@ -121,7 +121,7 @@ class File(Base):
     status: Mapped[str]
     status_details: Mapped[str | None]
     examples: Mapped[int | None]  # of a fine-tune file
-    kind: Mapped[str | None]  # of its examples: core.examples.Kind
+    kind: Mapped[str | None]  # of its examples: core.data.examples.Kind
     findings: Mapped[list[Any] | None]
     created_at: Mapped[float] = mapped_column(default=db_now())
     expires_at: Mapped[float | None]
@@ -176,7 +176,7 @@ class Job(Base):
     # what preparation and the first claim fixed
     resolved: Mapped[dict[str, Any] | None]  # core.spec.Resolved
     reasons: Mapped[dict[str, Any] | None]  # hyperparameter -> why
-    plan: Mapped[dict[str, Any] | None]  # and within it core.measured_run.MeasuredRun
+    plan: Mapped[dict[str, Any] | None]  # and within it core.planning.measured_run.MeasuredRun
     execution: Mapped[dict[str, Any] | None]  # core.spec.Execution
     template_date: Mapped[str | None]
     template_hash: Mapped[str | None]

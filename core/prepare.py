@@ -25,39 +25,33 @@ from types import FrameType
 
 import structlog
 
-from core import (
-    batch_claims,
-    batch_finish,
-    batch_input,
-    catalog,
-    claims,
-    crash_points,
-    dry_run,
-    job_files,
-    losses,
-    plan,
-    token_lengths,
-)
-from core.batch_claims import BatchClaim
-from core.batch_models import BatchStatus
-from core.claims import Claim
-from core.data_counts import Counter, DataCounts
+from core import crash_points
+from core.bases import catalog
+from core.bases.model_shape import ModelShape, shape_of
+from core.batches import claims as batch_claims
+from core.batches import finish as batch_finish
+from core.batches import input as batch_input
+from core.batches.claims import BatchClaim
+from core.batches.models import BatchStatus
+from core.broker.doorbell import Doorbell
+from core.data.examples import iter_examples, must_fit
 from core.db import Database, open_database
-from core.doctor_work import Desk
-from core.doorbell import Doorbell
+from core.doctor.work import Desk
 from core.errors import AttuneError, InvalidExample, Unavailable
-from core.examples import iter_examples, must_fit
-from core.holding import Holding
+from core.jobs import claims, job_files, losses
+from core.jobs.claims import Claim
+from core.jobs.holding import Holding
 from core.logs import configure_logs
-from core.model_shape import ModelShape, shape_of
 from core.models import BaseModelRow, File
-from core.plan_models import TokenCount
-from core.render import Renderer
-from core.sample_prompts import check_prompts
+from core.planning import dry_run, plan, token_lengths
+from core.planning.data_counts import Counter, DataCounts
+from core.planning.models import TokenCount
+from core.planning.too_long import counted, fit
+from core.rendering.render import Renderer
+from core.rendering.sample_prompts import check_prompts
 from core.settings import Settings, load_settings
 from core.spec import JobSpec, Method, TooLong
-from core.storage import Storage, StorageCorrupt, StorageMissing, open_storage
-from core.too_long import counted, fit
+from core.store.storage import Storage, StorageCorrupt, StorageMissing, open_storage
 
 log = structlog.get_logger()
 NICE = 5  # answers come before preparations, on a machine that is too small for both

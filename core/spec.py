@@ -1,6 +1,6 @@
 """What a user may choose and what a job is frozen to: hyperparameters with bounds, the JobSpec, the resolved run.
 
-All values are in the unit their name says; every choice may be "auto", and `core.plan` resolves an auto with
+All values are in the unit their name says; every choice may be "auto", and `core.planning.plan` resolves an auto with
 a reason in words.
 """
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from core import batch_claims
+from core.batches import claims as batch_claims
 from core.db import db_now
 from core.models import Job, JobStatus, Worker
 

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from core.presign import presigned
 from core.settings import load_settings
+from core.store.presign import presigned
 
 HAVE_IT = 409  # BucketAlreadyOwnedByYou
 

@@ -2,7 +2,7 @@
 # Runs once, in the empty database of a new cluster: the three roles, and what each may do with the tables to come.
 #   attune_owner   makes and migrates tables            (service migrate)
 #   attune_web     reads and writes rows                (service web)
-#   attune_worker  reads and writes rows, but no keys   (services worker and serve; core/grants.py)
+#   attune_worker  reads and writes rows, but no keys   (services worker and serve; core/access/grants.py)
 set -eu
 
 owner_password=$(cat "$ATTUNE_OWNER_PASSWORD_FILE")

@@ -62,7 +62,7 @@ RULES = (
     Rule(
         "engine",
         ("worker/engine/**/*.py",),
-        ("celery", "sqlalchemy", "redis", "obstore", "core.db", "core.jobs", "core.storage", "core.doorbell"),
+        ("celery", "sqlalchemy", "redis", "obstore", "core.db", "core.jobs", "core.store", "core.broker"),
     ),
     Rule("server", ("worker/serve/**/*.py",), ("celery", "api", "cli")),
     Rule("cli", ("cli/**/*.py",), (*HEAVY, "api", "worker")),

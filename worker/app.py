@@ -13,7 +13,7 @@ import structlog
 from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 
 from core import collector
-from core.doorbell import LOOK, celery_app
+from core.broker.doorbell import LOOK, celery_app
 from core.errors import AttuneError
 from core.logs import configure_logs
 from core.settings import load_settings

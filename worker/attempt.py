@@ -1,6 +1,6 @@
 """One attempt of one job as everything on the worker sees it: its claim, its folder, and fenced writes.
 
-Every write goes through `core.claims` and so carries the attempt. The first refused one ends the attempt without
+Every write goes through `core.jobs.claims` and so carries the attempt. The first refused one ends the attempt without
 a trace but orphan objects, which the janitor removes. A database or store that is away is waited for, as long as
 the lease can be held.
 """
@@ -16,18 +16,19 @@ from typing import Literal, TypeVar
 
 import structlog
 
-from core import claims, crash_points, losses
-from core.claims import Claim, Flags
+from core import crash_points
 from core.db import Database, Session
 from core.errors import AttuneError, Unavailable
-from core.holding import Holding
-from core.job_files import Inputs
-from core.jobs import NewEvent
+from core.jobs import claims, losses
+from core.jobs.claims import Claim, Flags
+from core.jobs.holding import Holding
+from core.jobs.job_files import Inputs
+from core.jobs.jobs import NewEvent
 from core.models import Job
 from core.protocol import WorkFolder
 from core.settings import Settings
 from core.spec import Resolved
-from core.storage import Storage
+from core.store.storage import Storage
 
 log = structlog.get_logger()
 RETRY_S = 1.0  # between two tries while a part is away

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import structlog
 
-from core import batch_claims, batch_finish
-from core.batch_claims import BatchClaim
-from core.batch_models import BatchStatus
+from core.batches import claims as batch_claims
+from core.batches import finish as batch_finish
+from core.batches.claims import BatchClaim
+from core.batches.models import BatchStatus
 from core.errors import AttuneError, Unavailable
-from core.holding import Holding
-from core.serve_token import serve_token
-from core.storage import StorageConflict, StorageCorrupt, StorageMissing
+from core.jobs.holding import Holding
+from core.serving.serve_token import serve_token
+from core.store.storage import StorageConflict, StorageCorrupt, StorageMissing
 from worker.attempt import LeaseLost, Place
 from worker.batch_run import BatchRun
 

@@ -1,8 +1,8 @@
 """Answers the lines of one batch under its claim: a few at a time, recorded in their order, resumable at any line.
 
-A line is asked of a generation server over HTTP, as the web side asks it (core.completions). So the answer is the one
-that the request itself would get; the servers alone put weights on a device, and a worker that trains beside it needs
-no room for them.
+A line is asked of a generation server over HTTP, as the web side asks it (core.serving.completions). So the answer is
+the one that the request itself would get; the servers alone put weights on a device, and a worker that trains beside
+it needs no room for them.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ import httpx
 import structlog
 from pydantic import ValidationError
 
-from core import batch_claims, completions, ids
-from core.batch_claims import Answers, BatchClaim
-from core.batch_finish import output_line
-from core.batch_input import BatchRequest, requests
-from core.claims import Flags
-from core.completions import Candidates, CompletionRequest
+from core import ids
+from core.batches import claims as batch_claims
+from core.batches.claims import Answers, BatchClaim
+from core.batches.finish import output_line
+from core.batches.input import BatchRequest, requests
 from core.db import Database
 from core.errors import AttuneError, Unavailable, envelope
-from core.holding import Holding
 from core.invalid import invalid
-from core.storage import Storage
+from core.jobs.claims import Flags
+from core.jobs.holding import Holding
+from core.serving import completions
+from core.serving.completions import Candidates, CompletionRequest
+from core.store.storage import Storage
 from worker.attempt import LeaseLost, Place
 
 log = structlog.get_logger()

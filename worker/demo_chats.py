@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from string import Formatter
 
-from core.sample_data import PROBLEMS, WISHES, Message, messages
+from core.data.sample_data import PROBLEMS, WISHES, Message, messages
 
 _PROSE = (
     "Dear {name}, we are sorry about the {product}. We will look into order {order} today.",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 
-from core import claims, crash_points, measured_run, time_plan
+from core import crash_points
 from core.db import Session
 from core.durable import NO_ROOM
-from core.jobs import NewEvent
-from core.measured_run import MeasuredRun
+from core.jobs import claims
+from core.jobs.jobs import NewEvent
+from core.planning import measured_run, time_plan
+from core.planning.measured_run import MeasuredRun
 from core.protocol import (
     CheckpointSaved,
     Failed,

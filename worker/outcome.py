@@ -7,10 +7,11 @@ import math
 import time
 from pathlib import Path
 
-from core import claims, crash_points, ids, job_files
+from core import crash_points, ids
 from core.db import Session
 from core.errors import AttuneError, Unavailable
-from core.jobs import NewEvent
+from core.jobs import claims, job_files
+from core.jobs.jobs import NewEvent
 from core.models import Checkpoint, File, Model, Snapshot
 from core.protocol import CheckpointSaved, Failed, FinalReport, Message, Proof, Prove, SnapshotSaved, Trained
 from core.spec import Method

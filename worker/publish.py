@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.models import model_file_key
-from core.storage import Storage, Stored
+from core.store.storage import Storage, Stored
 
 WEIGHTS_FILES = ("adapter_model.safetensors", "model.safetensors")
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # equal runs give equal archives

@@ -17,15 +17,18 @@ from importlib.metadata import version
 
 import structlog
 
-from core import batch_claims, claims, crash_points, job_files, losses, readiness, workers
-from core.claims import Claim, WorkerFacts
+from core import crash_points, workers
+from core.batches import claims as batch_claims
 from core.db import Database, Session, open_database
 from core.durable import NO_ROOM
 from core.errors import AttuneError, Unavailable
+from core.jobs import claims, job_files, losses
+from core.jobs.claims import Claim, WorkerFacts
 from core.models import Worker
 from core.protocol import Ready
 from core.settings import Settings
-from core.storage import Storage, StorageCorrupt, StorageMissing, open_storage
+from core.store.storage import Storage, StorageCorrupt, StorageMissing, open_storage
+from core.upkeep import readiness
 from worker.attempt import Attempt, LeaseLost, LeftEarly, Place
 from worker.batch_lane import BatchLane
 from worker.device import DeviceHold, gpus_seen

@@ -10,8 +10,9 @@ import json
 import subprocess
 import sys
 
-from core import ids, job_files
+from core import ids
 from core.errors import AttuneError
+from core.jobs import job_files
 from core.models import File
 from worker.attempt import Attempt
 from worker.tensorboard_run import WITHOUT

@@ -11,9 +11,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from core import claims
 from core.errors import AttuneError
-from core.jobs import NewEvent
+from core.jobs import claims
+from core.jobs.jobs import NewEvent
 from core.models import File
 from core.protocol import Step
 from worker.attempt import Attempt

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from core import catalog
+from core.bases import catalog
 from core.protocol import TrainTask
 from core.spec import Execution
-from core.storage import StorageCorrupt, StorageMissing
+from core.store.storage import StorageCorrupt, StorageMissing
 from worker.attempt import Attempt, LeftEarly
 from worker.publish import fetch_adapter, fetch_snapshot
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from core.conversation import Completion, Conversation, Example, Message, PreferencePair
+from core.data.conversation import Completion, Conversation, Example, Message, PreferencePair
+from core.data.example_reader import Finding
 from core.doctor import personal
 from core.doctor.lines import texts_of
-from core.example_reader import Finding
 
 # Control tokens of the usual chat templates, for where no base model says which are its own
 KNOWN_TOKENS = re.compile(

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from core.data.example_reader import Finding, read_line
+from core.data.jsonl import MAX_LINE_BYTES, Json
 from core.doctor import mapping as mappings
 from core.doctor import sources, tables
 from core.doctor.findings import Findings, shown
@@ -18,8 +20,6 @@ from core.doctor.orders import Convert, Mapping, Preview, Reading
 from core.doctor.sources import Source
 from core.doctor.tables import Cells, Row, Table
 from core.errors import AttuneError
-from core.example_reader import Finding, read_line
-from core.jsonl import MAX_LINE_BYTES, Json
 
 SAMPLE_ROWS = 20
 MAX_SHOWN_CHARS = 2000

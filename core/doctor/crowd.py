@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-from core.example_reader import Finding
+from core.data.example_reader import Finding
 
 _MIN_CHARS = 60  # of a text whose language can be told
 _LOOKED_CHARS = 600

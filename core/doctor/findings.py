@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import zip_longest
 
-from core.example_reader import Finding
+from core.data.example_reader import Finding
 
 MAX_FINDINGS = 100
 RANKS = {"error": 0, "warning": 1, "hint": 2}

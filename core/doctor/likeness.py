@@ -13,7 +13,7 @@ import numpy as np
 import rensa
 from numpy.typing import NDArray
 
-from core.conversation import Completion, Conversation, Example, Message, PreferencePair
+from core.data.conversation import Completion, Conversation, Example, Message, PreferencePair
 
 MAX_EXACT = 5_000_000  # examples
 MAX_NEAR = 200_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from core.conversation import Completion, Conversation, Example, PreferencePair
-from core.jsonl import LineSplitter
+from core.data.conversation import Completion, Conversation, Example, PreferencePair
+from core.data.jsonl import LineSplitter
 
 Told = Callable[[str, float], None]  # (stage, share of it)
 _READ_BYTES = 1024 * 1024

@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import cast
 
+from core.data.jsonl import Json, kind_of
 from core.doctor.orders import Mapping, Shape
 from core.doctor.tables import Cells
 from core.errors import AttuneError
-from core.jsonl import Json, kind_of
 
 # shape -> (parts it has to have, parts it may have)
 PARTS: dict[Shape, tuple[tuple[str, ...], tuple[str, ...]]] = {

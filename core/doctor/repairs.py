@@ -13,6 +13,8 @@ from typing import cast, get_args
 
 import msgspec
 
+from core.data.example_reader import EXAMPLE_KEYS, MESSAGE_KEYS, read_line
+from core.data.jsonl import Fault, Json, parse_line
 from core.doctor import personal
 from core.doctor.checks import CONTROLS, KNOWN_TOKENS
 from core.doctor.likeness import MAX_EXACT, Nearness, key_of
@@ -22,8 +24,6 @@ from core.doctor.orders import Repair, RepairName
 from core.doctor.report import keys_of
 from core.doctor.tokens import length_of, renderer_of
 from core.errors import AttuneError
-from core.example_reader import EXAMPLE_KEYS, MESSAGE_KEYS, read_line
-from core.jsonl import Fault, Json, parse_line
 
 ORDER: tuple[RepairName, ...] = get_args(RepairName)
 MAX_SAMPLES = 5

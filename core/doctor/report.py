@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from core.conversation import Conversation, Example, PreferencePair
+from core.data.conversation import Conversation, Example, PreferencePair
+from core.data.example_reader import Finding, read_line
 from core.doctor import checks
 from core.doctor.crowd import Crowd
 from core.doctor.findings import Findings
@@ -10,8 +11,7 @@ from core.doctor.likeness import MAX_EXACT, MAX_NEAR, Nearness, key_of, question
 from core.doctor.lines import Told, kind_of_example, lines_of, texts_of
 from core.doctor.orders import Report
 from core.doctor.tokens import Tokens
-from core.example_reader import Finding, read_line
-from core.plan import MIN_EXAMPLES
+from core.planning.plan import MIN_EXAMPLES
 
 
 def report(order: Report, told: Told) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Examples as they are trained: the very tokens of `core.render`, each with its text and whether it is supervised."""
+"""Examples as they are trained: the tokens of `core.rendering`, each with its text and whether it is supervised."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 import msgspec
 
-from core.conversation import Example, PreferencePair
+from core.data.conversation import Example, PreferencePair
+from core.data.example_reader import Finding, read_line
 from core.doctor.findings import shown
 from core.doctor.lines import kind_of_example
 from core.doctor.orders import Show
 from core.doctor.tokens import renderer_of
 from core.errors import AttuneError, InvalidExample
-from core.example_reader import Finding, read_line
-from core.render import Rendered, Renderer
+from core.rendering.render import Rendered, Renderer
 
 MAX_TOKENS = 4096  # listed of a sequence
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from core.data.example_reader import read_line
 from core.doctor.likeness import key_of
 from core.doctor.lines import Told, lines_of
 from core.doctor.orders import Split
 from core.errors import AttuneError
-from core.example_reader import read_line
 
 
 def split(order: Split, told: Told) -> dict[str, object]:

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, TextIO, TypeAlias, cast
 
+from core.data.example_reader import Finding
+from core.data.jsonl import Json
 from core.doctor.sources import MAX_UNPACKED_BYTES, Source, too_large, unreadable
 from core.errors import AttuneError
-from core.example_reader import Finding
-from core.jsonl import Json
 
 MAX_CELL_CHARS = 1024 * 1024
 MAX_COLUMNS = 1000

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from core.conversation import Example
+from core.data.conversation import Example
+from core.data.example_reader import Finding
 from core.doctor.orders import Base
 from core.errors import AttuneError, InvalidExample, TemplateRefused
-from core.example_reader import Finding
-from core.render import Renderer
+from core.rendering.render import Renderer
 
 _STEPS = 16
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from core import row_security
+from core.access import row_security
 
 revision = "0014"
 down_revision = "0013"

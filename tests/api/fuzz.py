@@ -17,8 +17,8 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from core import servers
 from core.ids import key_parts
+from core.serving import servers
 from core.settings import Settings
 from tests.api.place import Place, Tenant, place, running
 from tests.live import ROOT

@@ -19,14 +19,15 @@ from starlette.types import ASGIApp
 from api.app import create_app
 from api.body import Pace
 from api.http_head import BoundedHead
-from core import claims, first_key, migrate
-from core.claims import Claim, WorkerFacts
+from core import first_key, migrate
 from core.db import Database, open_database
+from core.jobs import claims
+from core.jobs.claims import Claim, WorkerFacts
 from core.models import BaseModelRow, Checkpoint, File, Job, Model, model_file_key
 from core.protocol import FinalReport
 from core.settings import Settings
 from core.spec import LoraSettings, Quantization, Resolved
-from core.storage import Storage, open_storage
+from core.store.storage import Storage, open_storage
 from tests.services import free_port
 
 BASE = "tiny/base"

@@ -10,7 +10,7 @@ import pytest
 
 from api.access import ADMIN, DEMANDS, INFERENCE, OPERATOR, READ, WRITE, routes_of
 from api.app import create_app
-from core.projects import Scope
+from core.access.projects import Scope
 from core.settings import Settings
 from tests.api.place import Place, Tenant
 

@@ -9,9 +9,9 @@ import openai
 import pytest
 from openai import OpenAI
 
-from core.alias_models import ModelAlias
+from core.access.projects import Scope
 from core.models import BaseModelRow
-from core.projects import Scope
+from core.serving.alias_models import ModelAlias
 from tests.api.place import BASE, Place, Tenant
 from tests.api.test_chat import CHUNKS, Seen, ask, seen  # noqa: F401  (a fixture)
 

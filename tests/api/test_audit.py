@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from core import cleaning
-from core.projects import Scope
+from core.access.projects import Scope
+from core.upkeep import cleaning
 from tests.api.place import BASE, Place, Tenant
 
 DAY_S = 24 * 3600

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from core import migrate, projects
+from core import migrate
+from core.access import projects
 from core.db import open_database
 from core.first_key import ensure_first_key
 from core.settings import Settings

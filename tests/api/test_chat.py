@@ -17,7 +17,7 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from core import servers
+from core.serving import servers
 from tests.api.place import BASE, Place, Tenant, running
 from tests.services import free_port
 

@@ -16,9 +16,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api import together
-from core import intake
 from core.db import Database
-from core.intake import Wanted
+from core.jobs import intake
+from core.jobs.intake import Wanted
 from core.models import AuditEntry, Creation, Job, JobEvent
 from tests.api.place import BASE, Tenant
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from core import doctor_tasks, erase
-from core.doctor_models import DoctorTask
-from core.doctor_work import Desk
+from core.doctor import tasks as doctor_tasks
+from core.doctor.models import DoctorTask
+from core.doctor.work import Desk
 from core.models import BaseModelRow
+from core.upkeep import erase
 from tests.api.place import Place, Tenant, examples
 from tests.core.chat_families import families
 

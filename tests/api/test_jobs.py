@@ -1,4 +1,4 @@
-"""Jobs as a client sees them, without a worker: what one would write is written through core.claims."""
+"""Jobs as a client sees them, without a worker: what one would write is written through core.jobs.claims."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from core import claims, job_files, losses, tenancy
-from core.jobs import NewEvent
-from core.measured_run import MeasuredRun
+from core.access import tenancy
+from core.jobs import claims, job_files, losses
+from core.jobs.jobs import NewEvent
 from core.models import Job
+from core.planning.measured_run import MeasuredRun
 from core.spec import Execution
 from tests.api.place import BASE, RESOLVED, Place, Tenant, examples
 

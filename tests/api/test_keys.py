@@ -11,10 +11,10 @@ from openai import OpenAI
 from sqlalchemy import update
 
 from api.recent import HELD_S
-from core import projects
+from core.access import projects
+from core.access.projects import SEEN_EVERY_S, Scope
 from core.db import db_now
 from core.models import ApiKey
-from core.projects import SEEN_EVERY_S, Scope
 from tests.api.place import Place, Tenant
 
 ALL = list(Scope)

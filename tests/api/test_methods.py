@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from core import claims
+from core.jobs import claims
 from core.spec import Method
 from tests.api.place import BASE, RESOLVED, Place, Tenant
 from tests.preferences import pairs

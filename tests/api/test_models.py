@@ -5,7 +5,7 @@ from __future__ import annotations
 import openai
 import pytest
 
-from core import claims
+from core.jobs import claims
 from core.settings import Settings
 from tests import services
 from tests.api.place import BASE, Place, Tenant, place

@@ -9,7 +9,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from core.projects import Scope
+from core.access.projects import Scope
 from tests.api.place import BASE, Place, Tenant
 from tests.api.test_chat import Seen, ask, seen  # noqa: F401  (a fixture)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from core.models import BaseModelRow, Job, Worker
-from core.plan_models import Throughput, TokenCount
+from core.planning.models import Throughput, TokenCount
 from core.prepare import Preparer
 from tests.api.place import Place, Tenant, examples
 from tests.engine.tiny_base import make_base

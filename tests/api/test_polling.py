@@ -8,8 +8,8 @@ import httpx
 import openai
 import pytest
 
-from core import claims
-from core.jobs import NewEvent
+from core.jobs import claims
+from core.jobs.jobs import NewEvent
 from tests.api.place import Place, Tenant
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from api import recent
 from api.recent import Recent
+from core.access.projects import Principal, Scope
 from core.errors import AttuneError
-from core.projects import Principal, Scope
 
 WHO = Principal("proj_a", "a", "key_a", False, "a", frozenset(Scope))
 

@@ -15,8 +15,9 @@ import httpx
 import pytest
 
 from api import listeners, stream
-from core import claims, ids, jobs
-from core.jobs import NewEvent
+from core import ids
+from core.jobs import claims, jobs
+from core.jobs.jobs import NewEvent
 from tests.api.place import Place, Tenant
 
 LISTENERS = 200

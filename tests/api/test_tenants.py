@@ -7,7 +7,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from api.app import create_app
-from core import tenancy
+from core.access import tenancy
 from tests.api.place import Place, examples, running
 from tests.fuzz import tenant_matrix
 

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from api.together import AT_ONCE, MOST, Together
-from core import tenancy
+from core.access import tenancy
 from core.errors import AttuneError, NotFound, Unavailable
 
 

@@ -12,9 +12,9 @@ from openai import OpenAI
 from openai.types import Upload
 from sqlalchemy import update
 
-from core import cleaning
 from core.db import db_now
-from core.upload_models import Upload as UploadRow
+from core.files.models import Upload as UploadRow
+from core.upkeep import cleaning
 from tests.api.place import Tenant, examples
 
 

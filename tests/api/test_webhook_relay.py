@@ -12,10 +12,11 @@ from sqlalchemy import select, update
 
 from api.webhook_relay import Relay
 from api.webhook_sender import Sender
-from core import jobs, webhook_queue
 from core.db import db_now
-from core.webhook_models import WebhookDelivery, WebhookEndpoint
-from core.webhook_queue import SCHEDULE_S
+from core.jobs import jobs
+from core.webhooks import queue as webhook_queue
+from core.webhooks.models import WebhookDelivery, WebhookEndpoint
+from core.webhooks.queue import SCHEDULE_S
 from tests.api.hooks import ENDED, OPT_IN, add, cancelled_job, log_of, settled, unwrap
 from tests.api.place import Place, Tenant
 from tests.api.receiver import Receiver, endless, reset, status, trickle

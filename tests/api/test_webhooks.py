@@ -10,7 +10,7 @@ from openai import OpenAI
 
 from api.webhook_relay import Relay
 from core import ids
-from core.webhook_models import WebhookEndpoint
+from core.webhooks.models import WebhookEndpoint
 from tests.api.hooks import ENDED, OPT_IN, add, cancelled_job, log_of, settled, unwrap
 from tests.api.place import Place, Tenant
 from tests.api.receiver import Receiver

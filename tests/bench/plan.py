@@ -18,8 +18,8 @@ from typing import Literal
 
 import torch
 
-from core.memory_plan import Workload, memory
-from core.model_shape import shape_of
+from core.bases.model_shape import shape_of
+from core.planning.memory_plan import Workload, memory
 from core.protocol import TrainTask, WorkFolder
 from core.spec import Execution, LoraSettings, Quantization, Resolved, Training
 from tests.engine.tiny_base import make_base

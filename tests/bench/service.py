@@ -24,10 +24,10 @@ from openai import OpenAI
 from rich.console import Console
 from rich.table import Table
 
+from core.data.sample_data import messages
 from core.db import open_database
 from core.models import BaseModelRow, Job
 from core.protocol import Exit, Failed, Ready, Step, Train, Trained, TrainTask, parse_report
-from core.sample_data import messages
 from core.spec import Execution, Resolved
 from tests.live import BASE, Live, demo_base, live_service, wait_for_step, wait_until_ended
 

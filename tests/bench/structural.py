@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from core.examples import Checker
+from core.data.examples import Checker
 
 ROOT = Path(__file__).parent.parent.parent
 MB = 1_000_000

@@ -26,7 +26,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from core.render import Renderer
+from core.rendering.render import Renderer
 from tests.bench.train_material import write_tokenizer
 from worker.engine.data import Batches, Dataset, tokenise
 from worker.engine.pack import Pack, pack_micro_steps

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core.protocol import TrainTask, WorkFolder
-from core.render import Renderer
+from core.rendering.render import Renderer
 from core.spec import LoraSettings, Quantization, Resolved
 from tests.bench.train_material import Profile, Size, conversations, make_base, small
 from worker.engine.data import Batches, tokenise

@@ -22,7 +22,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, TrainerCallback
 
 from core.protocol import Step, TrainTask, WorkFolder
-from core.render import Renderer
+from core.rendering.render import Renderer
 from worker.engine.data import Batches, tokenise
 from worker.engine.execution import choose_precision
 from worker.engine.optimizer import BETAS, learning_rate

@@ -10,7 +10,7 @@ import pytest
 
 from core import migrate
 from core.db import Database, open_database
-from core.storage import Storage, open_storage
+from core.store.storage import Storage, open_storage
 from tests import services
 from tests.core.stand_in_hub import MODEL, StandIn, base_files, stand_in_hub
 from tests.core.stored import settings_of
@@ -72,7 +72,7 @@ def storage(storage_settings: dict[str, str]) -> Storage:
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between a hub's failure and the next try."""
-    monkeypatch.setattr("core.hub._pause_s", lambda failures: 0.01)
+    monkeypatch.setattr("core.bases.hub._pause_s", lambda failures: 0.01)
 
 
 @pytest.fixture

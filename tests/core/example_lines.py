@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.examples import (
+from core.data.examples import (
     Checker,
     Summary,
 )

@@ -10,8 +10,8 @@ from unicodedata import normalize
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from core.examples import Conversation, Message
-from core.render import Rendered, Renderer
+from core.data.examples import Conversation, Message
+from core.rendering.render import Rendered, Renderer
 from tests.core.chat_families import CHATML, Family, byte_level, families
 
 TODAY = datetime.date.today().isoformat()

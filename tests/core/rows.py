@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from core import jobs
-from core.claims import WorkerFacts
 from core.db import Database, Session
-from core.jobs import Placement
+from core.jobs import jobs
+from core.jobs.claims import WorkerFacts
+from core.jobs.jobs import Placement
 from core.models import File, Job, JobStatus, Project
 from core.spec import JobSpec
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 
 from core.settings import Settings
-from core.storage import Stored
+from core.store.storage import Stored
 
 MIB = 1024 * 1024
 

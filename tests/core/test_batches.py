@@ -10,17 +10,22 @@ import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.exc import DatabaseError
 
-from core import batch_claims, batch_finish, batches, cleaning, erase, files, quotas
-from core.batch_claims import Answers, BatchClaim
-from core.batch_input import MAX_ERRORS, check, requests
-from core.batch_models import ENDED, Batch, BatchPart, BatchStatus
+from core.access import quotas
+from core.batches import batches
+from core.batches import claims as batch_claims
+from core.batches import finish as batch_finish
+from core.batches.claims import Answers, BatchClaim
+from core.batches.input import MAX_ERRORS, check, requests
+from core.batches.models import ENDED, Batch, BatchPart, BatchStatus
 from core.db import Database, db_now
 from core.errors import AttuneError, QuotaReached, Unavailable
-from core.holding import Holding
+from core.files import files
+from core.jobs.holding import Holding
 from core.models import File, Project
 from core.settings import Settings
-from core.storage import Storage, open_storage
-from core.webhook_models import WebhookEvent
+from core.store.storage import Storage, open_storage
+from core.upkeep import cleaning, erase
+from core.webhooks.models import WebhookEvent
 from tests.core.rows import add_project
 
 CHAT = "/v1/chat/completions"

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from core import catalog
-from core.base_files import ARCHITECTURES, describe_folder, revision_of
+from core.bases import catalog
+from core.bases.files import ARCHITECTURES, describe_folder, revision_of
 from core.db import Database
 from core.errors import AttuneError, NotFound, Unavailable
 from core.models import BaseModelRow
-from core.render import Renderer
+from core.rendering.render import Renderer
 from core.settings import Settings
-from core.storage import Storage, open_storage
+from core.store.storage import Storage, open_storage
 from tests.core.stand_in_hub import COMMIT, MODEL, StandIn, base_files
 
 

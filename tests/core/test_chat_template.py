@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from core.data.examples import Text
 from core.errors import AttuneError, TemplateRefused
-from core.examples import Text
 from tests.core.rendered import TOOL, chat, made
 
 TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

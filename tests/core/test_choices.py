@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from pydantic import ValidationError
 
-from core.choices import check_choices
 from core.errors import AttuneError
-from core.memory_plan import memory
-from core.plan import resolve
+from core.jobs.choices import check_choices
+from core.planning.memory_plan import memory
+from core.planning.plan import resolve
 from core.spec import Hyperparameters, LoraChoice, Method, Quantization, Schedule, TooLong, Training
 from tests.core.test_plan import DATA, SHAPE, counts
 

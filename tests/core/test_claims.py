@@ -9,12 +9,13 @@ import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.exc import DatabaseError
 
-from core import claims, jobs, losses, migrate
-from core.claims import Claim, WorkerFacts
+from core import migrate
 from core.db import Database, db_now
 from core.errors import AttuneError, NotFound, Unavailable
-from core.holding import Holding
-from core.jobs import NewEvent
+from core.jobs import claims, jobs, losses
+from core.jobs.claims import Claim, WorkerFacts
+from core.jobs.holding import Holding
+from core.jobs.jobs import NewEvent
 from core.models import TERMINAL, TRANSITIONS, Job, JobEvent, JobStatus, Snapshot
 from tests.core.rows import WORKER, add_file, add_job, add_project, queued_job
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from core import claims, cleaning, jobs
 from core.db import Database, db_now
-from core.jobs import NewEvent
+from core.jobs import claims, jobs
+from core.jobs.jobs import NewEvent
 from core.models import File, Job, JobStatus, Model, Snapshot
 from core.settings import Settings
-from core.storage import Storage, open_storage
+from core.store.storage import Storage, open_storage
+from core.upkeep import cleaning
 from tests.core.rows import WORKER, add_file, add_project, queued_job
 
 

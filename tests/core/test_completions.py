@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 
 import httpx
 
-from core import completions, servers
-from core.completions import Candidates, ChatRequest
 from core.models import Server
+from core.serving import completions, servers
+from core.serving.completions import Candidates, ChatRequest
 from tests.services import free_port
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

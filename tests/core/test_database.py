@@ -7,7 +7,8 @@ import threading
 import pytest
 from sqlalchemy import text
 
-from core import migrate, tenancy
+from core import migrate
+from core.access import tenancy
 from core.db import is_alone, open_database
 from core.errors import Unavailable
 

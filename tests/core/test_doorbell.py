@@ -9,8 +9,8 @@ import pytest
 from kombu.exceptions import OperationalError
 
 from core import migrate
+from core.broker.doorbell import LOOK, Doorbell, celery_app, queue_of
 from core.db import open_database
-from core.doorbell import LOOK, Doorbell, celery_app, queue_of
 from core.settings import Settings
 
 WORKER = "gpu.two-worker-1"

@@ -7,8 +7,7 @@ import json
 
 import pytest
 
-from core.errors import AttuneError, InvalidExample
-from core.examples import (
+from core.data.examples import (
     Completion,
     Conversation,
     Message,
@@ -18,7 +17,8 @@ from core.examples import (
     must_fit,
     read_messages,
 )
-from core.jsonl import Json
+from core.data.jsonl import Json
+from core.errors import AttuneError, InvalidExample
 from core.spec import Method
 from tests.core.example_lines import GOOD, MESSAGES, SHAPES, USER, check
 

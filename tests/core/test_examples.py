@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import AttuneError
-from core.examples import (
+from core.data.examples import (
     Checker,
     Summary,
     iter_examples,
 )
+from core.errors import AttuneError
 from tests.core.example_lines import GOOD, answer, check
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.settings import Settings
-from core.storage import StorageCorrupt, open_storage
+from core.store.storage import StorageCorrupt, open_storage
 from tests.core.stored import MIB, blocks
 
 

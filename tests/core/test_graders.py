@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core import graders
 from core.errors import AttuneError
-from core.formula import Formula, FormulaError
-from core.similarity import METRICS, common_subsequence
+from core.grading import graders
+from core.grading.formula import Formula, FormulaError
+from core.grading.similarity import METRICS, common_subsequence
 
 
 def grade(grader: dict[str, Any], sample: str = "Oslo", item: Any = None) -> graders.Grade:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from core.base_files import FileRecord
+from core.bases.files import FileRecord
+from core.bases.hub import Hub
 from core.errors import AttuneError, Unavailable
-from core.hub import Hub
 from core.settings import Settings
 from tests.core.stand_in_hub import COMMIT, MODEL, StandIn, base_files, safetensors
 

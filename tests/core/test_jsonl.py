@@ -8,8 +8,8 @@ import random
 
 import pytest
 
+from core.data.jsonl import Fault, parse_line
 from core.errors import AttuneError
-from core.jsonl import Fault, parse_line
 from tests.core.example_lines import GOOD, SHAPES, answer, check
 
 DEEP = '{"text":"a","tools":' + "[" * 31 + "]" * 31 + "}"
@@ -58,7 +58,7 @@ def test_what_only_looks_faulty_passes(line: str) -> None:
 
 
 def verdict(line: bytes) -> str:
-    """Independent of `core.jsonl`: what becomes of a line, by Python's parser and by hand."""
+    """Independent of `core.data.jsonl`: what becomes of a line, by Python's parser and by hand."""
     duplicates: list[str] = []
 
     def pairs(items: list[tuple[str, object]]) -> dict[str, object]:

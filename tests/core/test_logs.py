@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from core import ids, signatures
+from core import ids
 from core.logs import HIDDEN
+from core.webhooks import signatures
 
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = """

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from core import claims, measured_run
-from core.claims import Claim
 from core.db import Database
-from core.measured_run import MeasuredRun
+from core.jobs import claims
+from core.jobs.claims import Claim
 from core.models import BaseModelRow, Job
-from core.plan_models import Throughput
+from core.planning import measured_run
+from core.planning.measured_run import MeasuredRun
+from core.planning.models import Throughput
 from core.protocol import Started
 from core.spec import Execution
 from tests.api.place import RESOLVED, SHAPE

@@ -11,8 +11,9 @@ from sqlalchemy import JSON, Boolean, Connection, DateTime, LargeBinary, MetaDat
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import Float, Integer, Numeric
 
-from core import migrate, readiness
+from core import migrate
 from core.db import open_database
+from core.upkeep import readiness
 
 ROOT = Path(__file__).parent.parent.parent
 REVISIONS = [script.revision for script in reversed(list(ScriptDirectory(str(ROOT / "migrations")).walk_revisions()))]

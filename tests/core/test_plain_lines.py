@@ -7,9 +7,9 @@ import random
 
 import pytest
 
+from core.data.examples import Completion, Conversation, Text, read_line
+from core.data.plain_lines import plain_block, plain_example
 from core.errors import AttuneError
-from core.examples import Completion, Conversation, Text, read_line
-from core.plain_lines import plain_block, plain_example
 
 KINDS: dict[type[object], str] = {Conversation: "chat", Completion: "completion", Text: "text"}
 TURN = {"role": "user", "content": 'Say "so": a \\ and\n\tcafé'}

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.data_counts import Counter, DataCounts
-from core.dry_run import workload_of
+from core.bases.model_shape import shape_of, trainable_parameters
+from core.data.jsonl import Json
 from core.errors import AttuneError, InvalidExample
-from core.jsonl import Json
-from core.learning_rate import base_learning_rate
-from core.memory_plan import NF4_BYTES, Workload, choose, memory
-from core.model_shape import shape_of, trainable_parameters
-from core.plan import resolve
-from core.render import Rendered
+from core.planning.data_counts import Counter, DataCounts
+from core.planning.dry_run import workload_of
+from core.planning.learning_rate import base_learning_rate
+from core.planning.memory_plan import NF4_BYTES, Workload, choose, memory
+from core.planning.plan import resolve
+from core.rendering.render import Rendered
 from core.spec import MAX_LEARNING_RATE, Execution, Hyperparameters, LoraChoice, LoraSettings, Method, Quantization
 
 LLAMA3_8B: dict[str, Json] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from core.rates import WINDOW_S, Rates
+from core.access.rates import WINDOW_S, Rates
 from tests.services import free_port
 
 

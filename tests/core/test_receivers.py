@@ -7,9 +7,9 @@ import socket
 
 import pytest
 
-from core import receivers
 from core.errors import AttuneError
-from core.receivers import Allowed
+from core.webhooks import receivers
+from core.webhooks.receivers import Allowed
 
 NONE = Allowed("")
 

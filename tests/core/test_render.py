@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from core.chat_template import Template
+from core.data.examples import Completion, Conversation, Message, PreferencePair, Text, ToolCall
 from core.errors import AttuneError, InvalidExample
-from core.examples import Completion, Conversation, Message, PreferencePair, Text, ToolCall
-from core.render import Renderer
+from core.rendering.chat_template import Template
+from core.rendering.render import Renderer
 from tests.core.rendered import FAMILIES, TODAY, TOOL, Base, chat, check, made, plain, spans
 
 END = {

@@ -17,8 +17,8 @@ import obstore
 import pytest
 
 from core.errors import AttuneError, Unavailable
-from core.presign import presigned
-from core.storage import Storage, StorageCorrupt, open_storage, s3_store
+from core.store.presign import presigned
+from core.store.storage import Storage, StorageCorrupt, open_storage, s3_store
 from tests.core.stored import MIB, blocks, settings_of, stored
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from itertools import islice
 
-from core.sample_data import CITIES, NAMES, PROBLEMS, PRODUCTS, WISHES, held_out, messages
+from core.data.sample_data import CITIES, NAMES, PROBLEMS, PRODUCTS, WISHES, held_out, messages
 
 
 def test_a_seed_gives_the_same_messages() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from core import servers
 from core.db import Database
 from core.models import Server
-from core.serve_token import serve_token
+from core.serving import servers
+from core.serving.serve_token import serve_token
 from core.settings import load_settings
 
 

@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from core.errors import AttuneError
-from core.objects import PART_BYTES
 from core.settings import Settings
-from core.storage import Storage, StorageConflict, StorageMissing, Stored, open_storage
+from core.store.objects import PART_BYTES
+from core.store.storage import Storage, StorageConflict, StorageMissing, Stored, open_storage
 from tests.core.stored import MIB, blocks, settings_of, stored
 
 

@@ -15,12 +15,13 @@ from sqlalchemy import JSON, Boolean, Connection, LargeBinary, delete, func, ins
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.types import Float, Integer, Numeric
 
-from core import migrate, row_security, tenancy
-from core.checkup import State, examine
+from core import migrate
+from core.access import row_security, tenancy
 from core.db import Database, Session
 from core.models import ApiKey, CheckpointPermission, File, Job, Model, Project
 from core.settings import Settings
 from core.tables import Base
+from core.upkeep.checkup import State, examine
 from tests import services
 
 TABLES = Base.metadata.tables

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import InvalidExample
-from core.render import Rendered
+from core.planning.too_long import Fitted, counted, fit
+from core.rendering.render import Rendered
 from core.spec import TooLong
-from core.too_long import Fitted, counted, fit
 
 BOS = 1
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from core.chat_template import Template, TextRenderer
-from core.tool_form import ToolForm, learn
+from core.rendering.chat_template import Template, TextRenderer
+from core.rendering.tool_form import ToolForm, learn
 
 SHOWN = "{{ tools | tojson }}"
 TURNS = (

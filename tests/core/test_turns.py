@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from core.conversation import Conversation, Message
+from core.data.conversation import Conversation, Message
 from core.errors import AttuneError
-from core.render import Renderer
-from core.turns import Turn, TurnMasks
+from core.rendering.render import Renderer
+from core.rendering.turns import Turn, TurnMasks
 from tests.core.chat_families import families
 
 FAMILIES = {family.name: family for family in families()}

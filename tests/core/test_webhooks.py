@@ -7,12 +7,14 @@ import time
 import pytest
 from sqlalchemy import select, update
 
-from core import claims, jobs, losses, outbox, webhook_queue, webhooks
-from core.claims import Claim
 from core.db import Database, db_now
+from core.jobs import claims, jobs, losses
+from core.jobs.claims import Claim
 from core.models import TERMINAL, JobStatus
-from core.webhook_models import WebhookDelivery, WebhookEndpoint, WebhookEvent
-from core.webhook_queue import EndpointClaim, Outcome
+from core.webhooks import outbox, webhooks
+from core.webhooks import queue as webhook_queue
+from core.webhooks.models import WebhookDelivery, WebhookEndpoint, WebhookEvent
+from core.webhooks.queue import EndpointClaim, Outcome
 from tests.core.rows import WORKER, add_file, add_job, add_project, queued_job
 
 OK = Outcome(at=1.0, seconds=0.1, status_code=200, error=None)

@@ -18,7 +18,7 @@ from api.metrics import Requests, exposition
 from core import migrate
 from core.db import open_database
 from core.settings import Settings, load_settings
-from core.storage import open_storage
+from core.store.storage import open_storage
 from tests import services
 from tests.docker import compose_file
 from tests.docker.compose_file import COMPOSE_FILE, DOCKERFILES, ROOT, Service

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from core.errors import AttuneError
-from core.render import Renderer
+from core.rendering.render import Renderer
 from core.spec import LoraSettings, Quantization
 from tests.engine.test_pack import adapted
 from worker.engine.adapter import read_adapter, write_adapter

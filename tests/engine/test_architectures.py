@@ -11,10 +11,10 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from core.data.jsonl import Json
 from core.errors import AttuneError
-from core.jsonl import Json
 from core.protocol import CheckpointSaved, Trained
-from core.render import Renderer
+from core.rendering.render import Renderer
 from core.spec import LoraSettings, Quantization
 from tests.engine.conftest import MakeWork
 from tests.engine.test_pack import CPU, make_segments

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from core.errors import InvalidExample
-from core.render import Renderer
+from core.rendering.render import Renderer
 from tests.engine.conftest import write_examples
 from worker.engine.data import Batches, epoch_order, probe_segments, tokenise
 

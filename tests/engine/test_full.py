@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from core.protocol import Message, SnapshotSaved, Stopped, Trained, WorkFolder
-from core.render import Renderer
+from core.rendering.render import Renderer
 from core.spec import Quantization, Training
 from tests.engine.conftest import MakeWork
 from tests.engine.test_pack import CPU, make_segments

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from core.errors import AttuneError
 from core.protocol import CheckpointSaved, Message, Step, Stopped, Trained, TrainTask, WorkFolder
-from core.render import Renderer
+from core.rendering.render import Renderer
 from core.spec import LoraSettings, Quantization, SampleMessage, Schedule, TooLong
 from tests.engine.conftest import EXECUTION, MakeWork
 from tests.engine.test_train import losses, next_attempt, of_type, run, stop_after

@@ -10,7 +10,7 @@ import pytest
 
 from core.errors import InvalidExample
 from core.protocol import TrainTask
-from core.render import Renderer
+from core.rendering.render import Renderer
 from tests.engine.conftest import MakeWork
 from worker.engine.data import Dataset, tokenise
 from worker.engine.token_cache import KEPT, TokenCache

@@ -13,11 +13,11 @@ from openai import OpenAI
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from core.backup import named_keys
 from core.db import Database, db_now
 from core.models import TERMINAL, File, Job, JobEvent, Model, Snapshot
-from core.storage import Storage, StorageMissing
-from core.webhook_models import WebhookDelivery, WebhookEndpoint, WebhookEvent
+from core.store.storage import Storage, StorageMissing
+from core.upkeep.backup import named_keys
+from core.webhooks.models import WebhookDelivery, WebhookEndpoint, WebhookEvent
 from tests.faults.history import Intent
 from tests.faults.rig import Rig
 

@@ -27,8 +27,8 @@ from core.db import Database, open_database
 from core.errors import Unavailable
 from core.models import Worker
 from core.settings import Settings
-from core.storage import Storage, open_storage, s3_store
-from core.webhook_models import WebhookDelivery, WebhookEndpoint, WebhookEvent
+from core.store.storage import Storage, open_storage, s3_store
+from core.webhooks.models import WebhookDelivery, WebhookEndpoint, WebhookEvent
 from tests.api.receiver import Receiver, receiver
 from tests.faults.history import BATCH, ENDED, STEPS_PER_EPOCH, History, Intent, training_data
 from tests.faults.parts import Part

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import torch
 
-from core.objects import Storage
 from core.settings import Settings
 from core.spec import Execution
-from core.storage import open_storage
+from core.store.objects import Storage
+from core.store.storage import open_storage
 from worker.engine.snapshot import Identity, Progress, Snapshot, candidates, prune, save_snapshot
 
 IDENTITY = Identity(task_sha256="task", data_sha256="data")

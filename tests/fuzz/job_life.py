@@ -22,10 +22,10 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import select, update
 
-from core import claims, losses
-from core.claims import Claim
 from core.db import db_now
-from core.jobs import NewEvent
+from core.jobs import claims, losses
+from core.jobs.claims import Claim
+from core.jobs.jobs import NewEvent
 from core.models import TERMINAL, TRANSITIONS, Job, JobEvent, JobStatus
 from tests.api.place import RESOLVED, WORKER, Place
 

@@ -1,4 +1,4 @@
-"""Training files with a few bytes changed, read by `core.examples` and by an independent reader: they have to agree."""
+"""Training files with a few bytes changed, read by `core.data` and by an independent reader: they have to agree."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from core.data.examples import Checker
 from core.errors import AttuneError
-from core.examples import Checker
 from tests.fuzz.strict_jsonl import Verdict, judge
 
 USER = {"role": "user", "content": "Wo ist mein Paket? \U0001f4e6"}

@@ -25,11 +25,12 @@ import httpx
 import psutil
 from fastapi import FastAPI
 
-from core import first_key, migrate, servers
+from core import first_key, migrate
 from core.db import open_database
 from core.models import BaseModelRow
+from core.serving import servers
 from core.settings import Settings
-from core.storage import open_storage
+from core.store.storage import open_storage
 from tests.api.place import BASE, SHAPE, Place, Tenant, examples, running
 from tests.api.receiver import Receiver, receiver
 from tests.services import free_port, port_answers, program

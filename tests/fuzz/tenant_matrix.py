@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 
 from api.access import DEMANDS, OPERATOR
-from core import webhook_queue
-from core.projects import Scope
+from core.access.projects import Scope
+from core.webhooks import queue as webhook_queue
 from tests.api.place import BASE, Place, Tenant
 from tests.fuzz.subject import END, FORM, part
 

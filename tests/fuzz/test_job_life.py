@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import ColumnElement
 
-from core import claims
-from core.claims import Claim
+from core.jobs import claims
+from core.jobs.claims import Claim
 from core.models import Job
 from tests.fuzz import job_life
 from tests.fuzz.__main__ import KINDS, web_side

@@ -17,7 +17,7 @@ from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import BinaryExpression
 from sqlalchemy.sql.operators import eq
 
-from core import row_security, tenancy
+from core.access import row_security, tenancy
 from core.settings import Settings
 from tests import services
 from tests.api.place import Place, place

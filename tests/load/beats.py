@@ -10,9 +10,9 @@ import sys
 import threading
 import time
 
-from core import claims
-from core.claims import Claim, WorkerFacts
 from core.db import open_database
+from core.jobs import claims
+from core.jobs.claims import Claim, WorkerFacts
 from tests.load.deployment import LABEL
 from tests.load.generator import quantile
 

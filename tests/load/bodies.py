@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from core.examples import Checker
+from core.data.examples import Checker
 from tests.bench.upload import MB, MIB, READ_BYTES, at_once, form, measured, write_training_file
 from tests.load.deployment import Deployment, generated, piped
 from tests.load.figures import Floor, Row

@@ -13,11 +13,11 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from core import claims, jobs
-from core.claims import Claim, WorkerFacts
 from core.db import Database
-from core.jobs import NewEvent
-from core.webhook_models import WebhookDelivery
+from core.jobs import claims, jobs
+from core.jobs.claims import Claim, WorkerFacts
+from core.jobs.jobs import NewEvent
+from core.webhooks.models import WebhookDelivery
 from tests.bench.upload import MIB, Peak
 from tests.live import ROOT
 from tests.load.deployment import LABEL, Deployment, mine

@@ -6,7 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from core.rates import WINDOW_S
+from core.access.rates import WINDOW_S
 from tests.load.deployment import Deployment, generated
 from tests.load.figures import Floor, Row
 from tests.load.generator import Call, Plan

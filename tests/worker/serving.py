@@ -15,13 +15,13 @@ import uvicorn
 from openai import OpenAI
 from openai.types.chat import ChatCompletion
 
-from core import catalog
+from core.bases import catalog
 from core.db import Database, open_database
 from core.migrate import upgrade
 from core.models import Model
-from core.serve_token import serve_token
+from core.serving.serve_token import serve_token
 from core.settings import Settings, load_settings
-from core.storage import Storage, open_storage
+from core.store.storage import Storage, open_storage
 from tests.core.rows import add_file, add_job, add_project
 from tests.services import free_port
 from tests.worker.trained import QUESTIONS, TrainedJob

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.render import Renderer
+from core.rendering.render import Renderer
 from worker import demo_base, demo_chats
 
 FILES = (

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import AttuneError
-from core.render import Renderer
+from core.rendering.render import Renderer
 from tests.engine.tiny_base import make_tokenizer
 from tests.worker.trained import QUESTIONS, TrainedJob
 from worker.engine import generate

@@ -11,14 +11,16 @@ import psutil
 import pytest
 from sqlalchemy import select
 
-from core import claims, job_files, measured_run, migrate
-from core.claims import Claim
+from core import migrate
 from core.db import Database, open_database
+from core.jobs import claims, job_files
+from core.jobs.claims import Claim
 from core.models import BaseModelRow, Job, JobEvent
+from core.planning import measured_run
 from core.protocol import TrainTask
 from core.settings import load_settings
 from core.spec import Resolved
-from core.storage import open_storage
+from core.store.storage import open_storage
 from tests.api.place import RESOLVED
 from tests.core.rows import WORKER, add_file, add_job, add_project
 from worker.attempt import Attempt, Place

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.protocol import Proof, WorkFolder
-from core.render import Renderer
+from core.rendering.render import Renderer
 from tests.worker.trained import TrainedJob
 from worker.engine.adapter import write_adapter
 from worker.engine.data import probe_segments

@@ -12,8 +12,8 @@ import pytest
 import redis
 
 from core import migrate
+from core.broker.doorbell import Doorbell, queue_of
 from core.db import open_database
-from core.doorbell import Doorbell, queue_of
 from core.settings import Settings
 from tests import services
 from tests.live import ROOT

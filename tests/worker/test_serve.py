@@ -17,8 +17,8 @@ import pytest
 from openai import OpenAI
 from openai.types.chat import ChatCompletion
 
-from core import servers
 from core.models import Model
+from core.serving import servers
 from tests.worker.serving import ANSWER, ASK, CHECKPOINT, QUESTION, TUNED, Place, ask, eventually, make_place, schema
 from tests.worker.trained import TrainedJob
 

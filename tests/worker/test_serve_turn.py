@@ -9,7 +9,8 @@ from pathlib import Path
 import openai
 import pytest
 
-from core import devices, servers
+from core import devices
+from core.serving import servers
 from tests.worker.serving import ANSWER, ASK, ask, eventually, make_place, running
 from tests.worker.trained import TrainedJob
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai import OpenAI
 
-from core.tool_form import ToolForm
+from core.rendering.tool_form import ToolForm
 from tests.worker.serving import TUNED, make_place, running
 from tests.worker.trained import train_job
 from worker.demo_base import CHAT_TEMPLATE

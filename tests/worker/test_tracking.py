@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from core import claims, job_files, migrate
+from core import migrate
 from core.db import Database, open_database
+from core.jobs import claims, job_files
 from core.models import BaseModelRow, Job, JobEvent
 from core.protocol import Step
 from core.settings import Settings
-from core.storage import open_storage
+from core.store.storage import open_storage
 from tests import services
 from tests.api.place import RESOLVED
 from tests.core.rows import WORKER, add_file, add_project, queued_job

@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from core.errors import AttuneError
-from core.render import Template
+from core.rendering.render import Template
 from core.spec import LoraSettings
 from worker.engine.lora import DEFAULT, LoraModules
 from worker.engine.publish import published, write_bytes

@@ -13,7 +13,7 @@ _BROKEN = "\ufffd"  # what decoding puts in the place of bytes that are no chara
 
 
 class Decodes(Protocol):
-    """The part of `core.render.Renderer` that an answer needs."""
+    """The part of `core.rendering.render.Renderer` that an answer needs."""
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str: ...
 

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from core.data.examples import iter_examples, must_fit
 from core.errors import InvalidExample
-from core.examples import iter_examples, must_fit
+from core.planning.too_long import fit
 from core.protocol import WorkFolder
-from core.render import Rendered, Renderer
+from core.rendering.render import Rendered, Renderer
 from core.spec import Method, TooLong
-from core.too_long import fit
 from worker.engine.column import Column
 from worker.engine.pack import Segment
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from core import memory_plan
-from core.memory_plan import CPU_MICRO_TOKENS, CPU_SHARE, CUDA_MICRO_TOKENS, CUDA_SHARE, Workload
-from core.model_shape import ModelShape, shape_of
+from core.bases.model_shape import ModelShape, shape_of
+from core.planning import memory_plan
+from core.planning.memory_plan import CPU_MICRO_TOKENS, CPU_SHARE, CUDA_MICRO_TOKENS, CUDA_SHARE, Workload
 from core.protocol import TrainTask
 from core.spec import Execution, Training
 from worker.engine.model import Precision, parameter_count, resolve_device

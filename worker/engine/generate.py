@@ -16,7 +16,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from core.errors import AttuneError, Unavailable
-from core.render import Renderer
+from core.rendering.render import Renderer
 from worker.engine.adapter import StoredAdapter, read_adapter
 from worker.engine.answer import Answer, FinishReason, TokenLogprob
 from worker.engine.constrain import Constraint, Grammar, Vocabulary

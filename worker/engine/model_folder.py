@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from core.errors import AttuneError
-from core.render import Renderer, Template
+from core.rendering.render import Renderer, Template
 from worker.engine.adapter import MANIFEST, TOKENIZER, JsonValue, json_bytes
 from worker.engine.publish import published, sync_file, write_bytes
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from core.memory_plan import Workload
+from core.planning.memory_plan import Workload
 from core.protocol import TrainTask, WorkFolder
-from core.render import Renderer
+from core.rendering.render import Renderer
 from core.spec import Execution
 from worker.engine.data import Dataset
 from worker.engine.peak_memory import PeakMemory

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from core.errors import AttuneError
 from core.protocol import Check, Proof, Trained, TrainTask, WorkFolder
-from core.render import Renderer
+from core.rendering.render import Renderer
 from core.spec import Method, Quantization, Resolved, Training
 from worker.engine.adapter import read_adapter
 from worker.engine.data import probe_segments, rendered_examples

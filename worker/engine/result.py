@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from core.protocol import TrainTask
-from core.render import Renderer
+from core.rendering.render import Renderer
 from worker.engine.adapter import JsonValue, write_adapter
 from worker.engine.full import FullWeights, stored_dtype
 from worker.engine.lora import LoraModules

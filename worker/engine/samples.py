@@ -10,11 +10,11 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from core.conversation import Conversation, PreferencePair
-from core.examples import iter_examples
+from core.data.conversation import Conversation, PreferencePair
+from core.data.examples import iter_examples
 from core.protocol import Sample
-from core.render import Renderer
-from core.sample_prompts import ANSWER_TOKENS, prompt_ids
+from core.rendering.render import Renderer
+from core.rendering.sample_prompts import ANSWER_TOKENS, prompt_ids
 from core.spec import SamplePrompt
 from worker.engine.generate import Generator, Sampling
 from worker.engine.lora import LoraModules

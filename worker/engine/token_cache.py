@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.render import Renderer
+from core.rendering.render import Renderer
 from core.spec import Resolved
 from worker.engine.data import Dataset
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Literal
 
-from core.jsonl import Json
-from core.tool_form import ToolForm
+from core.data.jsonl import Json
+from core.rendering.tool_form import ToolForm
 from worker.engine.constrain import Grammar, check_length, compile_options
 
 _PARAM = "tools"

@@ -12,9 +12,9 @@ import torch
 from transformers import PreTrainedModel
 
 from core.errors import AttuneError, InvalidExample
-from core.memory_plan import Workload
+from core.planning.memory_plan import Workload
 from core.protocol import Message, TrainTask, WorkFolder
-from core.render import Renderer
+from core.rendering.render import Renderer
 from core.spec import Execution, LoraSettings, Method, Resolved
 from worker.engine import execution as machine
 from worker.engine.adapter import read_adapter

@@ -15,7 +15,7 @@ GRACE_S = 5  # for answers under way when the server is told to end
 
 
 def main() -> int:
-    # Set before anything imports them: bitsandbytes and transformers ask no hub, core.catalog alone does
+    # Set before anything imports them: bitsandbytes and transformers ask no hub, core.bases.catalog alone does
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the engine may need the same cores
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -23,12 +23,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from core import servers
 from core.db import Database, open_database
 from core.errors import AttuneError, Unavailable, envelope
-from core.serve_token import serve_token
+from core.serving import servers
+from core.serving.serve_token import serve_token
 from core.settings import Settings
-from core.storage import open_storage
+from core.store.storage import open_storage
 from worker.device import DeviceHold
 from worker.serve import text_wire, wire
 from worker.serve.answering import ClientGone, deltas, while_connected

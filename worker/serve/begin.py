@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from core.errors import AttuneError
-from core.tool_form import ToolForm
+from core.rendering.tool_form import ToolForm
 from worker.serve.chat_request import ChatRequest, ToolChoice
 from worker.serve.residency import Borrowed
 from worker.serve.text_request import MAX_TOKENS, TextRequest

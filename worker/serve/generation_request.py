@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from core.errors import AttuneError
-from core.generation import GenerationAttune
+from core.serving.generation import GenerationAttune
 
 
 class StreamOptions(BaseModel):

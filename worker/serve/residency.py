@@ -97,7 +97,7 @@ class Residency:
         # torch takes seconds to import, and the server answers /health before that
         import torch
 
-        from core.render import Renderer
+        from core.rendering.render import Renderer
         from worker.engine.execution import choose_precision
         from worker.engine.generate import Generator
         from worker.engine.model import load_base, parameter_count, resolve_device

@@ -7,13 +7,14 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from core import catalog, published
+from core.bases import catalog
 from core.db import Database
 from core.errors import AttuneError
 from core.models import BaseModelRow, Job, Model
+from core.serving import published
 from core.settings import Settings
 from core.spec import Quantization, Resolved, Training
-from core.storage import Storage, StorageCorrupt, StorageMissing
+from core.store.storage import Storage, StorageCorrupt, StorageMissing
 from worker.publish import fetch_adapter
 
 

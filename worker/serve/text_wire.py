@@ -10,7 +10,7 @@ from core import ids
 from worker.serve.wire import Json, usage_of
 
 if TYPE_CHECKING:
-    from core.render import Renderer
+    from core.rendering.render import Renderer
     from worker.engine.answer import TokenLogprob
     from worker.engine.generate import Delta
 

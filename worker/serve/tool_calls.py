@@ -9,8 +9,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from core import ids
-from core.jsonl import Json
-from core.tool_form import ToolForm
+from core.data.jsonl import Json
+from core.rendering.tool_form import ToolForm
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from core import ids
 from worker.serve.tool_calls import ToolCall, ToolCallReader
 
 if TYPE_CHECKING:
-    from core.render import Renderer
+    from core.rendering.render import Renderer
     from worker.engine.answer import TokenLogprob
     from worker.engine.generate import Delta
 

@@ -16,7 +16,7 @@ from core.doctor.report import report
 from core.doctor.shown import show
 from core.doctor.split import split
 from core.errors import AttuneError
-from core.render import Renderer
+from core.rendering.render import Renderer
 from tests.core.chat_families import families
 
 LONG = " ".join(f"word{n}" for n in range(40))

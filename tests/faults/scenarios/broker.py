@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import redis
 
-from core.doorbell import Doorbell
+from core.broker.doorbell import Doorbell
 from tests.faults.history import ENDED, Intent
 from tests.faults.rig import Rig
 from tests.faults.scenarios.listed import SERVICES, Outcome, create_for, running, scenario

@@ -17,7 +17,7 @@ import openai
 from sqlalchemy import func, select
 
 from core.models import File, JobEvent
-from core.objects import STAGING
+from core.store.objects import STAGING
 from tests.faults.history import Intent, training_data
 from tests.faults.rig import Rig
 from tests.faults.scenarios.database import NO_DISK

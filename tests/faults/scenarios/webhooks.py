@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler
 
 from sqlalchemy import select, update
 
-from core.webhook_models import WebhookDelivery, WebhookEndpoint
+from core.webhooks.models import WebhookDelivery, WebhookEndpoint
 from tests.api.receiver import Answer, reset, status
 from tests.faults.history import Intent
 from tests.faults.rig import Rig

@@ -1,0 +1,1 @@
+"""Base models: the catalog of them, where they come from, and what their files say."""

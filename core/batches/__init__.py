@@ -1,0 +1,1 @@
+"""Files of requests that workers answer into files."""

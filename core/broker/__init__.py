@@ -1,0 +1,1 @@
+"""How an idle worker is told to look, over Redis or a folder."""

@@ -1,0 +1,1 @@
+"""Uploaded files, at once or in parts."""

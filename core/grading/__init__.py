@@ -1,0 +1,1 @@
+"""OpenAI's graders: a number for an answer."""

@@ -1,0 +1,1 @@
+"""From choices and counts to the numbers of a run: steps, rate, memory, time."""

@@ -1,0 +1,1 @@
+"""From an example to token ids and a mask, through the base's own chat template."""

@@ -1,0 +1,1 @@
+"""Who answers for a model: servers, names, and the way of a request there."""

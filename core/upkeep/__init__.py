@@ -1,0 +1,1 @@
+"""What keeps a deployment well: checks, counts, cleaning, backups."""

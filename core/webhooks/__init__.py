@@ -1,0 +1,1 @@
+"""From what happened to the receivers that want to hear of it."""
