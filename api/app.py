@@ -12,24 +12,38 @@ from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import RedirectResponse, Response
 
-from api import (
+from api import errors, openapi
+from api.beside.background import create_background
+from api.beside.webhook_sender import Sender
+from api.gate import audit
+from api.gate.admission import LINE, THREADS, Line
+from api.gate.auth import Gate
+from api.gate.body import Pace
+from api.gate.edge import Edge
+from api.gate.open_bodies import OpenBodies
+from api.gate.rate_limit import RateLimit
+from api.gate.recent import Recent
+from api.gate.replay import Replay
+from api.gate.told_to_stop import when_told_to_stop
+from api.gate.unchanged import Unchanged
+from api.http_head import MAX_CONNECTIONS, room
+from api.metrics import Requests
+from api.parts import Parts
+from api.routes import (
     aliases,
     attune,
-    audit,
     batches,
     chat,
     docs,
     doctor,
     doctor_at_once,
     embed,
-    errors,
     files,
     graders,
     health,
     jobs,
     keys,
     models,
-    openapi,
     operators,
     permissions,
     plans,
@@ -41,24 +55,9 @@ from api import (
     uploads,
     webhooks,
 )
-from api.admission import LINE, THREADS, Line
-from api.auth import Gate
-from api.background import create_background
-from api.body import Pace
-from api.creates import Creates
-from api.edge import Edge
-from api.http_head import MAX_CONNECTIONS, room
-from api.listeners import Listeners
-from api.looks import Looks
-from api.metrics import Requests
-from api.open_bodies import OpenBodies
-from api.parts import Parts
-from api.rate_limit import RateLimit
-from api.recent import Recent
-from api.replay import Replay
-from api.told_to_stop import when_told_to_stop
-from api.unchanged import Unchanged
-from api.webhook_sender import Sender
+from api.together.creates import Creates
+from api.together.listeners import Listeners
+from api.together.looks import Looks
 from core import collector
 from core.access.rates import Rates
 from core.bases import catalog

@@ -18,9 +18,9 @@ import structlog
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from api.admission import BODY, LINE, PLACE, REFUSED, Line
-from api.auth import GUARDED
-from api.edge import ALWAYS, UNLESS_SET
+from api.gate.admission import BODY, LINE, PLACE, REFUSED, Line
+from api.gate.auth import GUARDED
+from api.gate.edge import ALWAYS, UNLESS_SET
 from core import ids
 from core.errors import AttuneError, Unavailable, envelope
 

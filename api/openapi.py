@@ -20,7 +20,7 @@ from api.openapi_examples import example
 
 Description = dict[str, Any]
 BINARY: Description = {"schema": {"type": "string", "format": "binary"}}
-# For the `responses` of a route that hands out an object (api.download)
+# For the `responses` of a route that hands out an object (api.bodies.download)
 DOWNLOAD: dict[int | str, Description] = {
     200: {"description": "The whole file", "content": {"application/octet-stream": BINARY}},
     206: {"description": "The range asked for", "content": {"application/octet-stream": BINARY}},

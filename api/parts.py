@@ -8,13 +8,13 @@ from typing import Annotated, cast
 import httpx
 from fastapi import Depends, Request
 
-from api.background import Background
-from api.creates import Creates
-from api.listeners import Listeners
-from api.looks import Looks
+from api.beside.background import Background
+from api.beside.webhook_sender import Sender
+from api.gate.recent import Recent
 from api.metrics import Requests
-from api.recent import Recent
-from api.webhook_sender import Sender
+from api.together.creates import Creates
+from api.together.listeners import Listeners
+from api.together.looks import Looks
 from core.access.projects import Principal
 from core.access.rates import Rates
 from core.db import Database
@@ -65,7 +65,7 @@ def parts_of(request: Request) -> Parts:
 
 
 def principal_of(request: Request) -> Principal:
-    """Whom `api.auth` found before the body was read. Raises the 401 of a path that it does not guard."""
+    """Whom `api.gate.auth` found before the body was read. Raises the 401 of a path that it does not guard."""
     principal = request.scope.get("state", {}).get("principal")
     if not isinstance(principal, Principal):
         raise AttuneError("This needs an API key.", code="invalid_api_key", status=401)

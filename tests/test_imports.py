@@ -29,7 +29,9 @@ for module in order["modules"]:
         break
 """
 
-REST_OF_API = tuple(f"api.{path.stem}" for path in (ROOT / "api").glob("*.py") if path.stem != "__init__")
+REST_OF_API = tuple(
+    f"api.{path.stem}" for path in (ROOT / "api").iterdir() if path.stem not in ("__init__", "__pycache__", "dashboard")
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Rule:
 
 RULES = (
     Rule("core", ("core/**/*.py",), (*HEAVY, "fastapi", "starlette", "nicegui", "api", "worker", "cli")),
-    Rule("api", ("api/**/*.py",), (*HEAVY, "worker", "cli"), without=("api.__main__",)),
+    Rule("api", ("api/**/*.py",), (*HEAVY, "worker", "cli")),
     Rule("dashboard", ("api/dashboard/**/*.py",), (*HEAVY, "core", "worker", "cli", "sqlalchemy", *REST_OF_API)),
     # the process that claims jobs; the demo's programs beside it are started by themselves
     Rule(

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from api.webhook_relay import Relay
-from api.webhook_sender import Sender
+from api.beside.webhook_relay import Relay
+from api.beside.webhook_sender import Sender
 from core.settings import Settings
 from tests import services
 from tests.api.place import Place, Tenant, place

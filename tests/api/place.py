@@ -17,7 +17,7 @@ from openai import OpenAI
 from starlette.types import ASGIApp
 
 from api.app import create_app
-from api.body import Pace
+from api.gate.body import Pace
 from api.http_head import BoundedHead
 from core import first_key, migrate
 from core.db import Database, open_database

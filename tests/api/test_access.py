@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from api.access import ADMIN, DEMANDS, INFERENCE, OPERATOR, READ, WRITE, routes_of
 from api.app import create_app
+from api.gate.access import ADMIN, DEMANDS, INFERENCE, OPERATOR, READ, WRITE, routes_of
 from core.access.projects import Scope
 from core.settings import Settings
 from tests.api.place import Place, Tenant

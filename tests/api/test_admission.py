@@ -16,8 +16,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from api import admission, http_head
-from api.admission import LINE, PLACE, Line, Place
+from api import http_head
+from api.gate import admission
+from api.gate.admission import LINE, PLACE, Line, Place
 from api.http_head import UNREAD_BYTES
 from tests.api.place import Tenant, running
 

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from api import together
+from api.together import together
 from core.db import Database
 from core.jobs import intake
 from core.jobs.intake import Wanted

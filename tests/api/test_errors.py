@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 from structlog.contextvars import get_contextvars
 
-from api.edge import Edge
+from api.gate.edge import Edge
 from api.metrics import Requests
 from core.models import Job
 from core.settings import Settings

@@ -10,7 +10,7 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import update
 
-from api.recent import HELD_S
+from api.gate.recent import HELD_S
 from core.access import projects
 from core.access.projects import SEEN_EVERY_S, Scope
 from core.db import db_now

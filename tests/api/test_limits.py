@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from api.body import Pace
+from api.gate.body import Pace
 from core.settings import Settings
 from tests.api.place import BASE, Place, Tenant, examples, place
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from api import looks
+from api.together import looks
 from tests.api.place import Tenant
 
 

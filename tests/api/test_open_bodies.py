@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from api.access import DEMANDS
-from api.open_bodies import STREAMS, STREAMS_SHARE, UPLOADS
+from api.gate.access import DEMANDS
+from api.gate.open_bodies import STREAMS, STREAMS_SHARE, UPLOADS
 from core.settings import Settings
 from tests.api.place import Place, Tenant, examples, place
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from api import preparation
-from api.preparation import Preparation
+from api.beside import preparation
+from api.beside.preparation import Preparation
 
 PIPE_BYTES = 1 << 16  # and one byte is a poke
 

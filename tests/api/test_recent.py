@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from api import recent
-from api.recent import Recent
+from api.gate import recent
+from api.gate.recent import Recent
 from core.access.projects import Principal, Scope
 from core.errors import AttuneError
 

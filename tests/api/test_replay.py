@@ -200,8 +200,8 @@ def test_a_second_request_waits_for_the_first(tenant: Tenant, body: dict[str, An
 def test_c26_a_first_request_that_takes_long_is_asked_about_again(
     tenant: Tenant, body: dict[str, Any], keyed: Keyed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.replay.WAIT_S", 0.1)
-    monkeypatch.setattr("api.replay.STILL_BUSY_RETRY_S", 1.0)
+    monkeypatch.setattr("api.gate.replay.WAIT_S", 0.1)
+    monkeypatch.setattr("api.gate.replay.STILL_BUSY_RETRY_S", 1.0)
     database = tenant.place.database
     client = OpenAI(api_key=tenant.key, base_url=f"{tenant.place.url}/v1", max_retries=2)
     job_id = client.fine_tuning.jobs.create(**body, extra_headers={"Idempotency-Key": "k"}).id

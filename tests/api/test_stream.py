@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from api import listeners, stream
+from api.routes import stream
+from api.together import listeners
 from core import ids
 from core.jobs import claims, jobs
 from core.jobs.jobs import NewEvent

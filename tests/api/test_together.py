@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import anyio
 import pytest
 
-from api.together import AT_ONCE, MOST, Together
+from api.together.together import AT_ONCE, MOST, Together
 from core.access import tenancy
 from core.errors import AttuneError, NotFound, Unavailable
 

@@ -10,8 +10,8 @@ import openai
 import pytest
 from sqlalchemy import select, update
 
-from api.webhook_relay import Relay
-from api.webhook_sender import Sender
+from api.beside.webhook_relay import Relay
+from api.beside.webhook_sender import Sender
 from core.db import db_now
 from core.jobs import jobs
 from core.webhooks import queue as webhook_queue

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from api.webhook_sender import ANSWER_BYTES, Sender
+from api.beside.webhook_sender import ANSWER_BYTES, Sender
 from core.webhooks import signatures
 from tests.api.receiver import Receiver, endless, receiver
 

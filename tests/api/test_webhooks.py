@@ -8,7 +8,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from api.webhook_relay import Relay
+from api.beside.webhook_relay import Relay
 from core import ids
 from core.webhooks.models import WebhookEndpoint
 from tests.api.hooks import ENDED, OPT_IN, add, cancelled_job, log_of, settled, unwrap

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from api.access import DEMANDS, OPERATOR
+from api.gate.access import DEMANDS, OPERATOR
 from core.access.projects import Scope
 from core.webhooks import queue as webhook_queue
 from tests.api.place import BASE, Place, Tenant

@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 
 from api.app import create_app
-from api.body import Pace
+from api.gate.body import Pace
 from api.http_head import BoundedHead
 from core.settings import load_settings
 

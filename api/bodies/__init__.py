@@ -1,0 +1,1 @@
+"""What comes and goes in pieces: forms, uploads, downloads, streamed answers."""
