@@ -53,10 +53,12 @@ def test_the_python_that_is_shown_compiles() -> None:
 
 
 def test_every_folder_has_a_line() -> None:
-    listed = set(re.findall(r"^\| `([a-z/]+)/` \|", README, re.MULTILINE))
-    folders = {path.parent.name for path in ROOT.glob("*/__init__.py")} | {"docker", "docs"}
-    assert folders <= listed
-    assert all((ROOT / name).is_dir() for name in listed if "/" in name or name in folders)
+    tree = README.partition("## The tree")[2].partition("\n## ")[0]
+    listed = {name for row in re.findall(r"^\| (.+?) \|", tree, re.MULTILINE) for name in re.findall(r"`(.+?)/`", row)}
+    packages = {path.parent for path in ROOT.glob("*/__init__.py")}
+    packages |= {path.parent for one in packages - {ROOT / "tests"} for path in one.rglob("__init__.py")}
+    assert {str(path.relative_to(ROOT)) for path in packages} | {"docker", "docs"} <= listed
+    assert all((ROOT / name).is_dir() for name in listed)
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#:]+)\)", README))
