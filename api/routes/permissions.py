@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from api.parts import Caller, Within, concerns
 from api.shapes.wire import Deleted, Page, Shown, ends
-from core.access import sharing
 from core.models import CheckpointPermission
+from core.serving import sharing
 from core.storable import Text
 
 # :path, since some clients encode the slash of an id and some do not

@@ -1,1 +1,1 @@
-"""Who answers for a model: servers, names, and the way of a request there."""
+"""Who answers for a model, and whose it is: servers, names, shares, and the way of a request there."""
