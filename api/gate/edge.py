@@ -73,8 +73,10 @@ class Edge:
         except ClientDisconnect:
             status = status or 499  # nobody reads an answer
         except Exception as error:
-            if status is not None and isinstance(error, _BREAKS_OFF):
-                log.warning("answer_broken_off", path=scope["path"], why=str(error))
+            # What the app has an answer for comes as the cause of Starlette's complaint that it is too late for one
+            why = error if isinstance(error, _BREAKS_OFF) else error.__cause__
+            if status is not None and isinstance(why, _BREAKS_OFF):
+                log.warning("answer_broken_off", path=scope["path"], why=str(why))
                 return  # the server closes a connection whose answer is not whole
             log.exception("request_failed", method=scope["method"], path=scope["path"])
             if status is not None:

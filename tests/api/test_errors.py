@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 
 import anyio
 import httpx
 import pytest
 from anyio import to_thread
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
 from sqlalchemy import text
 from starlette.responses import PlainTextResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from structlog.contextvars import get_contextvars
+from structlog.testing import CapturingLogger
 
+from api.errors import install
 from api.gate.edge import Edge
 from api.metrics import Requests
+from core.errors import Unavailable
 from core.models import Job
 from core.settings import Settings
+from core.store.storage import StorageCorrupt
 from tests.api.place import Place, Tenant, place
 
 
@@ -47,6 +54,43 @@ def test_what_is_logged_on_the_way_holds_the_requests_id() -> None:
     request_ids = anyio.run(ask)
     assert held == [{"request_id": request_id} for request_id in request_ids]
     assert get_contextvars() == {}
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [StorageCorrupt("its bytes are others"), Unavailable("The object storage does not answer.", code="away")],
+    ids=lambda failure: type(failure).__name__,
+)
+def test_a_store_that_fails_in_the_middle_of_a_download_is_no_bug(
+    failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"half"
+        raise failure
+
+    app = FastAPI()
+    install(app)
+    app.get("/content")(lambda: StreamingResponse(chunks()))
+    sent: list[Message] = []
+
+    async def ask() -> None:
+        async def receive() -> Message:
+            await anyio.sleep_forever()
+            raise AssertionError
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "GET", "path": "/content", "headers": [], "query_string": b""}
+        await Edge(app, Requests())(scope, receive, send)
+
+    log = CapturingLogger()
+    monkeypatch.setattr("api.gate.edge.log", log)
+    anyio.run(ask)
+    assert [message.get("body") for message in sent] == [None, b"half"]  # no end: the connection has to break
+    assert [
+        (call.method_name, call.args, call.kwargs.get("why")) for call in log.calls if call.method_name != "debug"
+    ] == [("warning", ("answer_broken_off",), str(failure))]
 
 
 def test_every_refusal_is_counted_by_its_code(tenant: Tenant, web: Place) -> None:
