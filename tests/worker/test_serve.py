@@ -194,7 +194,7 @@ def test_a_client_that_goes_away_ends_its_generation(place: Place, stream: bool)
         "model": "tiny",
         "messages": ASK,
         "stream": stream,
-        "n": 64,  # enough to be at it when somebody looks
+        "n": 128,  # enough to be at it when somebody looks
         "logit_bias": {"2": -100},  # the end token
     }
     with place.http() as http, place.http() as watcher:
@@ -205,7 +205,9 @@ def test_a_client_that_goes_away_ends_its_generation(place: Place, stream: bool)
         with ThreadPoolExecutor(1) as pool:
             if stream:
                 with http.stream("POST", "/v1/chat/completions", json=endless) as answer:
-                    next(answer.iter_lines())
+                    first = next(answer.iter_lines())
+                    assert answer.status_code == 200, first
+                    assert '"error"' not in first
                     eventually(lambda: live() == 1)  # the first line is there before the first step
             else:
                 asked = pool.submit(http.post, "/v1/chat/completions", json=endless, timeout=0.4)
