@@ -74,7 +74,7 @@ class NewFile:
         crash_points.here("store.written")
         os.fsync(self._file.fileno())
         crash_points.here("store.synced")
-        folder = os.path.dirname(target)
+        folder = os.path.dirname(os.path.abspath(target))
         for tries_left in reversed(range(10)):
             try:
                 make_folder(folder)

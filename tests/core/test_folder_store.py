@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from core.durable import NewFile
 from core.settings import Settings
 from core.store.storage import StorageCorrupt, open_storage
 from tests.core.stored import MIB, blocks
@@ -75,3 +76,13 @@ def test_writers_survive_deletions_of_their_folder(folder: Path) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write, range(200)))
+
+
+def test_a_name_without_a_folder_is_published_where_the_process_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with NewFile(Path()) as new:
+        new.write(b"secret")
+        new.publish(Path("serve-token"))
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("serve-token", b"secret")]
